@@ -1,0 +1,1 @@
+"""Words of the domain: ids, ARNs, limits, functions, invocations, errors. No behaviour but validation."""

@@ -1,0 +1,41 @@
+"""A function version as the data plane and the workers need it: what to run, and within which limits."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from lambent.model.names import FunctionKey
+
+
+class LogFormat(enum.StrEnum):
+    TEXT = "Text"
+    JSON = "JSON"
+
+
+class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a function, ready to run. Immutable: a change of code or configuration makes a new one.
+
+    `code_sha256` is the hex digest of the zip and the key of the code store. `version` is "$LATEST" or a number.
+    """
+
+    key: FunctionKey
+    version: str
+    runtime: str
+    handler: str
+    role: str
+    code_sha256: str
+    memory_mib: int
+    timeout_s: int
+    tmp_mib: int
+    environment: dict[str, str] = {}
+    log_format: LogFormat = LogFormat.TEXT
+    application_log_level: str | None = None
+    system_log_level: str = "INFO"
+    log_group: str = ""
+    revision_id: str = ""
+
+    @property
+    def arn(self) -> str:
+        return self.key.arn(self.version)
