@@ -1,1 +1,1 @@
-"""The scheduler: pure decisions, told the time, fed with facts, answering with commands. No I/O of any kind."""
+"""The scheduler: pure decisions, told the time, fed with facts, answering with commands. No I/O at all."""

@@ -1,8 +1,8 @@
 """Facts that a driver tells the scheduler, and commands that the scheduler gives back.
 
-All ids are integers that the driver chose, except environment ids, which the scheduler counts up from 1. Times are
-nanoseconds on the driver's clock. Facts may come late, twice or for things already gone: the scheduler then answers
-with nothing. A refusal is a command (Throttle, Reject), never an exception.
+All ids are integers that the driver chose, except environment ids, which the scheduler counts up from 1.
+Times are nanoseconds on the driver's clock. Facts may come late, twice or for things already gone: the
+scheduler then answers with nothing. A refusal is a command (Throttle, Reject), never an exception.
 
 Structs are tagged so that a recorded run can be written down and replayed (see recording.py).
 """
@@ -28,7 +28,7 @@ class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class AccountSet(Event, frozen=True):
-    """An account in a region exists, or its limit changed. `classic_burst` is the region's burst in the older rule."""
+    """An account in a region exists, or its limit changed. `classic_burst` is for the older scaling rule."""
 
     account: int
     concurrency_max: int
@@ -178,7 +178,7 @@ class Complete(Command, frozen=True):
 
 
 class Throttle(Command, frozen=True):
-    """Refused by a limit: 429 with this reason. `capacity` is True when no worker had room (no AWS limit reached)."""
+    """Refused by a limit: 429 with this reason. `capacity`: no worker had room (no AWS limit was reached)."""
 
     request: int
     reason: ThrottleReason

@@ -1,0 +1,362 @@
+"""The scheduler: facts in, commands out.
+
+For: every decision about requests and environments, live and simulated. It must not know a clock, chance,
+I/O or asyncio: the driver tells it the time, which never goes back. Outcomes: `handle()` returns the
+commands that follow from a fact, in the order in which they must be carried out; exactly one Complete,
+Throttle or Reject for each Invoke, sooner or later, provided that the driver comes back (with a Tick or
+anything else) when `next_deadline()` has passed.
+
+Theory of operation ------------------- *A request* is admitted (admission.py) and then bound to one
+environment until its Complete: an idle one of its version, the most recently used, or else a new one
+(placement.py). Requests do not queue: who is not placed at once is throttled, and a refusal uses up neither
+tokens nor slots. The only waiting is for the environment that was started for the request.
+
+*Facts* may be late, doubled or lost. Each handler asks first whether the fact still fits the state, and
+otherwise drops it; request ids keep an old answer from ending a newer request. Environment ids are never
+used twice. A request id must not be in use when an Invoke brings it, and facts about configuration must
+come in order.
+
+*Lost environments.* A request that was handed over may have had effects: it ends with ENVIRONMENT_LOST. One
+that still waited for its environment is placed again, without a scaling token, on an idle environment if
+there is one by now; after `attempts_max` environments, or if there is no room, or its version is retired,
+it ends with ENVIRONMENT_LOST as well. So no environment is ever started for a version that was retired.
+
+*Timers.* Every state but IDLE has a deadline, so that all ends even if facts get lost. The heap holds
+hints: an environment owns at most one entry that counts, at or before its deadline, and looks at the
+deadline when the entry comes up. A warm invocation finds the entry of an earlier one still there and pushes
+nothing. Entries replaced by an earlier one stay until they come up and are dropped then; only starts,
+resets and stops leave such. Idle time is watched with one entry for each version, for its oldest idle
+environment: the order in which they became idle is the order in which they are too old.
+
+*Being late is safe.* Due timers are looked at before each fact, not only on Tick. A fact that arrives at or
+after the deadline it should have met is late, whoever's fault it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from lambent.core.admission import Account, Function, ScalingProfile, Version
+from lambent.core.engine import (
+    ATTEMPTS_MAX,
+    RESET_LIMIT_NS,
+    SHUTDOWN_LIMIT_NS,
+    START_LIMIT_NS,
+    Commands,
+    Engine,
+)
+from lambent.core.environment import (
+    EnvironmentState,
+    EnvironmentView,
+    Trigger,
+    apply_transition,
+    view,
+)
+from lambent.core.events import (
+    AccountSet,
+    AnyCommand,
+    AnyEvent,
+    Drain,
+    EnvironmentDied,
+    EnvironmentReady,
+    EnvironmentStarted,
+    Event,
+    FunctionRemoved,
+    FunctionSet,
+    InitFailed,
+    InvocationEnded,
+    Invoke,
+    Reject,
+    RejectReason,
+    ResetDone,
+    StopReason,
+    Throttle,
+    Tick,
+    VersionRetired,
+    VersionSet,
+    WorkerJoined,
+    WorkerLost,
+)
+from lambent.core.placement import Worker
+from lambent.core.statistics import (
+    SchedulerStatistics,
+    account_statistics,
+    function_statistics,
+    version_statistics,
+    worker_statistics,
+)
+from lambent.model.invocation import Outcome, ThrottleReason
+from lambent.model.limits import IDLE_RECLAIM_S, NS_PER_S
+
+__all__ = [
+    "ATTEMPTS_MAX",
+    "RESET_LIMIT_NS",
+    "SHUTDOWN_LIMIT_NS",
+    "START_LIMIT_NS",
+    "ScalingProfile",
+    "Scheduler",
+]
+
+_STARTING, _INIT, _IDLE = EnvironmentState.STARTING, EnvironmentState.INIT, EnvironmentState.IDLE
+_BUSY, _RESETTING = EnvironmentState.BUSY, EnvironmentState.RESETTING
+_SHUTTING_DOWN = EnvironmentState.SHUTTING_DOWN
+#: InvocationEnded with one of these: the runtime process lives on. The other two: it is gone.
+_RUNTIME_LIVES: Final = (Outcome.SUCCESS, Outcome.ERROR)
+_RUNTIME_GONE: Final = (Outcome.RUNTIME_EXIT, Outcome.INIT_ERROR)
+
+
+class Scheduler(Engine):
+    """See the head of this module."""
+
+    __slots__ = ("_handlers",)
+
+    def __init__(
+        self,
+        profile: ScalingProfile = ScalingProfile.CURRENT,
+        idle_reclaim_ns: int = IDLE_RECLAIM_S * NS_PER_S,
+        *,
+        start_limit_ns: int = START_LIMIT_NS,
+        reset_limit_ns: int = RESET_LIMIT_NS,
+        shutdown_limit_ns: int = SHUTDOWN_LIMIT_NS,
+        attempts_max: int = ATTEMPTS_MAX,
+    ) -> None:
+        super().__init__(profile, idle_reclaim_ns, start_limit_ns, reset_limit_ns, shutdown_limit_ns, attempts_max)
+        # An event's own class picks the handler, which takes exactly that class.
+        self._handlers: dict[type[Event], Callable[[int, Any, Commands], None]] = {
+            Invoke: self._invoke,
+            InvocationEnded: self._invocation_ended,
+            Tick: self._tick,
+            EnvironmentStarted: self._environment_started,
+            EnvironmentReady: self._environment_ready,
+            InitFailed: self._init_failed,
+            ResetDone: self._reset_done,
+            EnvironmentDied: self._environment_died,
+            AccountSet: self._account_set,
+            FunctionSet: self._function_set,
+            FunctionRemoved: self._function_removed,
+            VersionSet: self._version_set,
+            VersionRetired: self._version_retired,
+            WorkerJoined: self._worker_joined,
+            WorkerLost: self._worker_lost,
+            Drain: self._drain,
+        }
+
+    # --- the outside --------------------------------------------------------------------------------
+
+    def handle(self, now_ns: int, event: AnyEvent) -> list[AnyCommand]:
+        """Take in a fact. The commands must be carried out in their order."""
+        assert now_ns >= self._now_ns, f"time went back from {self._now_ns} to {now_ns}"
+        self._now_ns = now_ns
+        commands: Commands = []
+        timers = self._timers
+        if timers and timers[0][0] <= now_ns:
+            self._run_timers(now_ns, commands)
+        self._handlers[type(event)](now_ns, event, commands)
+        return commands
+
+    def next_deadline(self) -> int | None:
+        """When to come back with a Tick at the latest. May be earlier than anything happens."""
+        return self._timers[0][0] if self._timers else None
+
+    def statistics(self) -> SchedulerStatistics:
+        environments = self._environments.values()
+        states: dict[EnvironmentState, int] = {}
+        for environment in environments:
+            states[environment.state] = states.get(environment.state, 0) + 1
+        accounts = [account_statistics(account) for account in self._accounts.values()]
+        in_flight = sum(account.in_flight for account in accounts)
+        assert in_flight == sum(environment.request is not None for environment in environments)
+        assert EnvironmentState.DEAD not in states
+        return SchedulerStatistics(
+            now_ns=self._now_ns,
+            draining=self._draining,
+            in_flight=in_flight,
+            environments=states,
+            timers=len(self._timers),
+            accounts=accounts,
+            functions=[function_statistics(function) for function in self._functions.values()],
+            versions=version_statistics(self._versions.values(), environments),
+            workers=[worker_statistics(worker) for worker in self._workers.values()],
+        )
+
+    def environments(self) -> list[EnvironmentView]:
+        """All that are not gone, oldest first."""
+        return [view(environment) for environment in self._environments.values()]
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def _invoke(self, now_ns: int, event: Invoke, commands: Commands) -> None:
+        if self._draining:
+            commands.append(Reject(event.request, RejectReason.DRAINING))
+            return
+        version = self._versions.get(event.version)
+        if version is None:
+            commands.append(Reject(event.request, RejectReason.UNKNOWN_VERSION))
+            return
+        function = version.function
+        scope = function.scope
+        reason = scope.refusal(now_ns, event.asynchronous)
+        if reason is not None:
+            commands.append(Throttle(event.request, reason))
+            return
+        if version.idle:
+            self._dispatch(now_ns, self._most_recent(version), event.request, 1, commands)
+        elif not function.scaling.available(now_ns):
+            commands.append(Throttle(event.request, ThrottleReason.CONCURRENCY))
+            return
+        elif self._start(now_ns, version, event.request, 1, commands):
+            function.scaling.take(now_ns)
+        else:
+            commands.append(Throttle(event.request, ThrottleReason.CONCURRENCY, capacity=True))
+            return
+        function.in_flight += 1
+        scope.in_flight += 1
+        assert function.in_flight <= scope.in_flight
+        assert scope.in_flight <= scope.limit
+        if not event.asynchronous:
+            scope.rate.take(now_ns)
+
+    def _invocation_ended(self, now_ns: int, event: InvocationEnded, commands: Commands) -> None:
+        environment = self._environments.get(event.environment)
+        if environment is None or environment.state is not _BUSY or environment.request != event.request:
+            return
+        outcome = event.outcome
+        environment.needs_init = outcome not in _RUNTIME_LIVES
+        assert not environment.needs_init or outcome in _RUNTIME_GONE, f"a worker cannot tell {outcome}"
+        self._complete(environment, outcome, commands)
+        self._rest(now_ns, environment, Trigger.ENDED, commands)
+
+    # --- environments -------------------------------------------------------------------------------
+
+    def _environment_started(self, now_ns: int, event: EnvironmentStarted, _: Commands) -> None:
+        environment = self._environments.get(event.environment)
+        if environment is None or environment.state is not _STARTING:
+            return
+        assert not environment.needs_init
+        apply_transition(environment, Trigger.STARTED, now_ns)
+        assert environment.state is _INIT
+        self._set_deadline(environment, now_ns + environment.version.init_timeout_ns)
+
+    def _environment_ready(self, now_ns: int, event: EnvironmentReady, commands: Commands) -> None:
+        environment = self._environments.get(event.environment)
+        if environment is None or environment.state not in (_STARTING, _INIT):
+            return
+        assert not environment.needs_init
+        assert environment.invocations == 0
+        if environment.request is not None:
+            self._dispatch_bound(now_ns, environment, commands)
+        else:
+            self._rest(now_ns, environment, Trigger.READY, commands)
+
+    def _init_failed(self, now_ns: int, event: InitFailed, commands: Commands) -> None:
+        environment = self._environments.get(event.environment)
+        if environment is None or environment.state not in (_STARTING, _INIT):
+            return
+        assert not environment.needs_init
+        assert environment.invocations == 0
+        environment.needs_init = True
+        if environment.request is not None:
+            self._dispatch_bound(now_ns, environment, commands)
+        else:
+            self._stop(now_ns, environment, StopReason.FAILED, commands)
+
+    def _reset_done(self, now_ns: int, event: ResetDone, commands: Commands) -> None:
+        environment = self._environments.get(event.environment)
+        if environment is None or environment.state is not _RESETTING:
+            return
+        assert environment.needs_init
+        if environment.request is not None:
+            self._dispatch_bound(now_ns, environment, commands)
+        else:
+            self._rest(now_ns, environment, Trigger.RESET_DONE, commands)
+
+    def _environment_died(self, now_ns: int, event: EnvironmentDied, commands: Commands) -> None:
+        environment = self._environments.get(event.environment)
+        if environment is None:
+            return
+        self._lose(now_ns, [environment], commands)
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def _tick(self, now_ns: int, _event: Tick, _: Commands) -> None:
+        """handle() has looked at the timers already."""
+        assert not self._timers or self._timers[0][0] > now_ns
+
+    # --- configuration ------------------------------------------------------------------------------
+
+    def _account_set(self, now_ns: int, event: AccountSet, _: Commands) -> None:
+        account = self._accounts.get(event.account)
+        if account is None:
+            self._accounts[event.account] = Account(event.account, now_ns, event.concurrency_max, event.classic_burst)
+        else:
+            account.resize(now_ns, event.concurrency_max, event.classic_burst)
+
+    def _function_set(self, now_ns: int, event: FunctionSet, _: Commands) -> None:
+        function = self._functions.get(event.function)
+        if function is None:
+            assert event.account in self._accounts, "accounts come before their functions and never go"
+            account = self._accounts[event.account]
+            function = Function(event.function, account, self._profile, now_ns)
+            self._functions[event.function] = account.functions[event.function] = function
+        assert function.account.id == event.account, "a function does not move to another account"
+        function.set_reserved(now_ns, event.reserved)
+
+    def _function_removed(self, now_ns: int, event: FunctionRemoved, commands: Commands) -> None:
+        function = self._functions.pop(event.function, None)
+        if function is None:
+            return
+        del function.account.functions[function.id]
+        function.set_reserved(now_ns, None)
+        for version in list(function.versions.values()):
+            self._retire(now_ns, version, commands)
+        assert not function.versions
+        assert function.scope is function.account.unreserved
+
+    def _version_set(self, _now_ns: int, event: VersionSet, _: Commands) -> None:
+        function = self._functions.get(event.function)
+        if function is None or event.version in self._versions:
+            return
+        version = Version(event.version, function, event.memory_mib, event.timeout_ns, event.init_timeout_ns)
+        self._versions[event.version] = function.versions[event.version] = version
+
+    def _version_retired(self, now_ns: int, event: VersionRetired, commands: Commands) -> None:
+        version = self._versions.get(event.version)
+        if version is not None:
+            self._retire(now_ns, version, commands)
+
+    def _retire(self, now_ns: int, version: Version, commands: Commands) -> None:
+        assert not version.retired
+        assert self._versions[version.id] is version
+        version.retired = True
+        del self._versions[version.id]
+        del version.function.versions[version.id]
+        self._stop_idle(now_ns, version, commands)
+
+    def _stop_idle(self, now_ns: int, version: Version, commands: Commands) -> None:
+        assert not self._wanted(version)
+        for environment in list(version.idle.values()):
+            self._stop(now_ns, environment, self._unwanted_reason(), commands)
+        assert not version.idle
+
+    def _drain(self, now_ns: int, _event: Drain, commands: Commands) -> None:
+        self._draining = True
+        for version in self._versions.values():
+            self._stop_idle(now_ns, version, commands)
+
+    def _worker_joined(self, _now_ns: int, event: WorkerJoined, _: Commands) -> None:
+        worker = self._workers.get(event.worker)
+        if worker is None:
+            worker = Worker(event.worker, event.memory_mib, event.environments_max)
+            self._workers[event.worker] = worker
+        # Joined already: its room has changed. Less room than is used cuts nothing off.
+        worker.memory_mib = event.memory_mib
+        worker.environments_max = event.environments_max
+
+    def _worker_lost(self, now_ns: int, event: WorkerLost, commands: Commands) -> None:
+        worker = self._workers.pop(event.worker, None)
+        if worker is None:
+            return
+        self._lose(now_ns, list(worker.environments.values()), commands)
+        assert not worker.environments
+        assert worker.memory_used_mib == 0
