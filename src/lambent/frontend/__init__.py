@@ -1,1 +1,1 @@
-"""See docs/ARCHITECTURE.md."""
+"""HTTP: listener, who is calling, and which room answers."""

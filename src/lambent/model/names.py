@@ -76,9 +76,7 @@ def parse_function_ref(text: str, qualifier: str | None, account: str, region: s
             "Member must have length less than or equal to 64"
         )
     if match["region"] and match["region"] != region:
-        raise ResourceNotFound(
-            f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
-        )
+        raise ResourceNotFound(f"Functions from '{match['region']}' are not reachable in this region ('{region}')")
     derived = match["qualifier"]
     if derived and qualifier and derived != qualifier:
         raise InvalidParameterValue(

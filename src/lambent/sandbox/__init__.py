@@ -1,1 +1,1 @@
-"""See docs/ARCHITECTURE.md."""
+"""Isolation: what the machine allows, the privileged launcher, the seccomp filter, the interpreters of the host."""

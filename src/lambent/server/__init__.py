@@ -1,1 +1,1 @@
-"""See docs/ARCHITECTURE.md."""
+"""The composition root: makes the rooms, connects them, starts, drains and stops."""

@@ -1,0 +1,305 @@
+"""One HTTP/1.1 connection: httptools parses, requests are answered one after the other, invokes without a task.
+
+A protocol of our own rather than an ASGI server's: an ASGI hop costs half of the throughput of the invoke path
+(docs/performance.md), and AWS's clients need little of HTTP. What it holds clients to: headers of a bounded size within
+a bounded time, bodies of a bounded size that keep coming, a bounded number of pipelined requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import time
+from typing import Protocol, cast
+
+import httptools
+
+from lambent.frontend.caller import ANYONE, CallerIdentity, from_authorization, from_query
+from lambent.model.limits import CONTROL_REQUEST_MAX_BYTES, HEADERS_MAX_BYTES
+from lambent.wire.http import Request, Response
+
+#: The longest pause within a request, headers or body.
+BODY_PAUSE_TIMEOUT_S = 20.0
+#: An idle connection may be reused for this long (SDKs keep theirs for a minute or so).
+KEEP_ALIVE_S = 300.0
+_PIPELINED_MAX = 64
+_BODY_MAX_BYTES = CONTROL_REQUEST_MAX_BYTES + 65_536
+_REASONS = {
+    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 400: "Bad Request", 403: "Forbidden",
+    404: "Not Found", 408: "Request Timeout", 409: "Conflict", 410: "Gone", 412: "Precondition Failed",
+    413: "Payload Too Large", 415: "Unsupported Media Type", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
+    502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
+}  # fmt: skip
+
+
+_NOISE_BYTES = 32
+_pool: list[str] = []
+
+
+def _noise() -> str:
+    """64 hexadecimal digits nobody can guess; the kernel is asked for many at a time."""
+    if not _pool:
+        fresh = os.urandom(_NOISE_BYTES * 128).hex()
+        _pool.extend(fresh[at : at + 64] for at in range(0, len(fresh), 64))
+    return _pool.pop()
+
+
+class RawRequest:
+    """A request as parsed, before anyone looked at it. Header names are lower case; all is bytes."""
+
+    __slots__ = ("body", "body_bytes", "headers", "keep_alive", "method", "request_id", "target", "trace_id")
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.target = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.body: bytes = b""
+        #: Counted even where the body was dropped for its size.
+        self.body_bytes = 0
+        self.keep_alive = True
+        self.request_id = ""
+        self.trace_id = ""
+
+    @property
+    def caller(self) -> CallerIdentity:
+        authorization = self.headers.get(b"authorization")
+        if authorization is not None:
+            return from_authorization(authorization)
+        if b"X-Amz-Credential" in self.target:
+            return from_query(self.target.partition(b"?")[2].decode("latin-1"))
+        return ANYONE
+
+    def whole(self) -> Request:
+        """As the services take it."""
+        path, _, query = self.target.decode("latin-1").partition("?")
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}
+        who = self.caller
+        return Request(
+            self.method.decode("latin-1"), path, query, headers, self.body, who.account, who.region, who.service,
+            self.request_id,
+        )  # fmt: skip
+
+
+class Application(Protocol):
+    """What the connection hands requests to."""
+
+    def invoke(self, connection: Connection, raw: RawRequest) -> bool:
+        """Take an invoke and answer it through `connection.answer`, now or later. False: not an invoke."""
+
+    async def handle(self, raw: RawRequest) -> Response: ...
+
+    def body_limit(self, target: bytes) -> int:
+        """Bytes of a body to this target that are worth keeping; what is longer is counted and dropped."""
+
+
+class Clock:
+    """The Date header's value and the time part of trace ids, renewed once a second."""
+
+    def __init__(self) -> None:
+        self.date = ""
+        self.epoch_hex = ""
+        self.renew()
+
+    def renew(self) -> None:
+        self.epoch_hex = f"{int(time.time()):08x}"
+        self.date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+
+
+class Connection(asyncio.Protocol):
+    """Server side of one connection."""
+
+    __slots__ = (
+        "_application", "_body", "_body_limit", "_clock", "_connections", "_current", "_header_bytes", "_loop",
+        "_parser", "_raw", "_reading_paused", "_task", "_transport", "_waiting", "closing", "last_activity",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        application: Application,
+        connections: set[Connection],
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._application = application
+        self._connections = connections
+        self._clock = clock
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._raw: RawRequest | None = None  # being received
+        self._current: RawRequest | None = None  # being answered
+        self._waiting: collections.deque[RawRequest] = collections.deque(maxlen=_PIPELINED_MAX + 1)
+        self._body: list[bytes] = []
+        self._body_limit = 0
+        self._header_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._reading_paused = False
+        self.closing = False
+        self.last_activity = loop.time()
+
+    # --- transport --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the base class
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone. What it asked for goes on, as on AWS; only the answer has nowhere to go."""
+        self._connections.discard(self)
+        self._transport = None
+        self._waiting.clear()
+
+    def data_received(self, data: bytes) -> None:
+        self.last_activity = self._loop.time()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(501, "Upgrade is not supported.")
+        except httptools.HttpParserError as error:
+            if not self.closing:
+                self._refuse(400, f"The request is not HTTP/1.1: {error}")
+
+    # --- parser -----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._raw = RawRequest()
+        self._body = []
+        self._header_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        raw = self._raw
+        assert raw is not None
+        raw.target += url
+        self._count_header(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        raw = self._raw
+        assert raw is not None
+        raw.headers[name.lower()] = value
+        self._count_header(len(name) + len(value))
+
+    def _count_header(self, count: int) -> None:
+        self._header_bytes += count
+        if self._header_bytes > HEADERS_MAX_BYTES and not self.closing:
+            self._refuse(431, f"Request line and headers are over {HEADERS_MAX_BYTES} bytes.")
+
+    def on_headers_complete(self) -> None:
+        raw = self._raw
+        assert raw is not None
+        raw.method = self._parser.get_method()
+        raw.keep_alive = self._parser.should_keep_alive()
+        self._body_limit = self._application.body_limit(raw.target)
+        length = raw.headers.get(b"content-length")
+        if length is not None and (not length.isdigit() or int(length) > _BODY_MAX_BYTES):
+            self._refuse(413, f"Request must be smaller than {_BODY_MAX_BYTES} bytes.")
+        elif raw.headers.get(b"expect", b"").lower() == b"100-continue" and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        raw = self._raw
+        assert raw is not None
+        raw.body_bytes += len(body)
+        if raw.body_bytes <= self._body_limit:
+            self._body.append(body)
+        elif raw.body_bytes > _BODY_MAX_BYTES and not self.closing:
+            self._refuse(413, f"Request must be smaller than {_BODY_MAX_BYTES} bytes.")
+
+    def on_message_complete(self) -> None:
+        raw, self._raw = self._raw, None
+        if raw is None or self.closing:
+            return
+        body = self._body
+        raw.body = body[0] if len(body) == 1 else b"".join(body)
+        self._body = []
+        if self._current is None:
+            self._begin(raw)
+            return
+        self._waiting.append(raw)
+        if len(self._waiting) >= _PIPELINED_MAX and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    # --- answering --------------------------------------------------------------------------------------
+
+    def _begin(self, raw: RawRequest) -> None:
+        self._current = raw
+        noise = _noise()
+        raw.request_id = f"{noise[:8]}-{noise[8:12]}-4{noise[13:16]}-a{noise[17:20]}-{noise[20:32]}"
+        raw.trace_id = self._clock.epoch_hex + noise[40:]
+        if not self._application.invoke(self, raw):
+            self._task = self._loop.create_task(self._handle(raw))
+
+    async def _handle(self, raw: RawRequest) -> None:
+        response = await self._application.handle(raw)
+        head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        self.answer(raw, response.status, head, response.body)
+
+    def answer(self, raw: RawRequest, status: int, headers: str, body: bytes) -> None:
+        """Send the answer to `raw`, which is the request being answered. `headers`: lines, each with its CRLF."""
+        if raw is not self._current:
+            return
+        self._current = None
+        self._task = None
+        transport = self._transport
+        if transport is None:
+            return
+        close = not raw.keep_alive or self.closing
+        length = "" if status == 204 else f"Content-Length: {len(body)}\r\n"
+        head = (
+            f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}\r\nDate: {self._clock.date}\r\n"
+            f"x-amzn-RequestId: {raw.request_id}\r\n{headers}{length}"
+            f"Connection: {'close' if close else 'keep-alive'}\r\n\r\n"
+        ).encode("latin-1", "replace")
+        transport.write(head if raw.method == b"HEAD" else head + body)
+        self.last_activity = self._loop.time()
+        if close:
+            self.closing = True
+            transport.close()
+        elif self._waiting:
+            self._begin(self._waiting.popleft())
+            if self._reading_paused and len(self._waiting) < _PIPELINED_MAX // 2:
+                self._reading_paused = False
+                transport.resume_reading()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what can not be understood, and close: the stream's position is lost."""
+        self.closing = True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._current is None:
+            body = b'{"message":"%s"}' % message.replace('"', "'").encode()
+            transport.write(
+                b"HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+                b"Connection: close\r\n\r\n%s" % (status, _REASONS[status].encode(), self._clock.date.encode(), len(body), body)
+            )
+            transport.close()
+
+    # --- upkeep -----------------------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        return self._current is not None
+
+    def sweep(self, now: float) -> None:
+        """Called every few seconds: close what is idle for too long or too slow."""
+        if self._current is not None or self._transport is None:
+            return
+        quiet_s = now - self.last_activity
+        if self._raw is not None:
+            if quiet_s > BODY_PAUSE_TIMEOUT_S:
+                self._refuse(408, f"No byte of the request came for {BODY_PAUSE_TIMEOUT_S:.0f} s.")
+        elif quiet_s > KEEP_ALIVE_S:
+            self._transport.close()
+
+    def finish(self) -> None:
+        """The server drains: close now when idle, else after the answer."""
+        self.closing = True
+        if self._current is None and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,277 @@
+"""The runtime process: gives up every privilege, becomes Lambda's Python runtime, serves requests on the frame link.
+
+AWS's own `awslambdaric` imports the handler, makes the context object, the error payloads and the log records; only its
+HTTP client is replaced, by one that speaks frames on a pair of pipes:
+
+    u32 length of what follows (little endian) | u8 kind | u16 length of the header | header | payload
+
+The header is UTF-8 fields separated by NUL. Kinds are in wire/frames.py, which is the other end; both are tested
+against each other.
+"""
+
+import atexit
+import gc
+import importlib
+import importlib.util
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+
+import awslambdaric.bootstrap
+from awslambdaric.lambda_runtime_client import BaseLambdaRuntimeClient, InvocationRequest
+from awslambdaric.lambda_runtime_marshaller import LambdaMarshaller, to_json
+
+_HEAD = struct.Struct("<IBH")
+_LENGTH_BYTES = 4
+_INVOKE, _READY, _RESULT, _ERROR, _INIT_ERROR, _TOO_LARGE = 1, 2, 3, 4, 5, 6
+_RESPONSE_MAX_BYTES = 6_291_556
+_READ_BYTES = 262_144
+_ORDER_MAX_BYTES = 262_144
+_OUT_OF_MEMORY_EXIT = 137
+#: Modules imported by the zygote, by their top-level name, so that a package's own copy can win over ours.
+_preloaded = {}
+
+
+def remember_preloaded():
+    """Note which imported modules came from /var/runtime (called once, in the zygote)."""
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None) or ""
+        if "/site-packages/" in path or "/var/runtime/" in path or "var-runtime" in path:
+            _preloaded.setdefault(name.partition(".")[0], []).append(name)
+
+
+class FrameClient(BaseLambdaRuntimeClient):
+    """awslambdaric's runtime client on the frame link. `next` after a response needs no message of its own."""
+
+    def __init__(self, requests_fd, answers_fd, measures_itself):
+        super().__init__("")
+        #: Without a control group: the peak resident size goes with each answer, and MemoryError ends the process.
+        self._measures_itself = measures_itself
+        self.marshaller = LambdaMarshaller()  # reads AWS_EXECUTION_ENV, which the zygote did not have
+        self._requests_fd = requests_fd
+        self._answers_fd = answers_fd
+        self._ready_sent = False
+
+    def wait_next_invocation(self):
+        if not self._ready_sent:
+            self._ready_sent = True
+            self._send(_READY, "", b"")
+        header, payload = self._receive()
+        fields = header.split("\0")
+        return InvocationRequest(
+            invoke_id=fields[0],
+            deadline_time_in_ms=int(fields[1]),
+            invoked_function_arn=fields[2],
+            x_amzn_trace_id=fields[3] or None,
+            client_context=fields[4] or None,
+            cognito_identity=fields[5] or None,
+            tenant_id=fields[6] or None,
+            content_type="application/json",
+            event_body=payload,
+            invocation_id=None,
+        )
+
+    def post_invocation_result(self, invoke_id, result_data, content_type="application/json", invocation_id=None):
+        payload = result_data if isinstance(result_data, bytes) else result_data.encode("utf-8")
+        if len(payload) > _RESPONSE_MAX_BYTES:
+            self._send(_TOO_LARGE, invoke_id, b"")
+        else:
+            self._send(_RESULT, invoke_id + "\0" + content_type + self._peak(), payload)
+
+    def post_invocation_error(self, invoke_id, error_response_data, xray_fault, invocation_id=None):
+        if self._measures_itself and '"errorType": "MemoryError"' in error_response_data:
+            os._exit(_OUT_OF_MEMORY_EXIT)
+        self._send(_ERROR, invoke_id + "\0application/json" + self._peak(), error_response_data.encode("utf-8"))
+
+    def _peak(self):
+        if not self._measures_itself:
+            return ""
+        return "\0" + str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+    def post_init_error(self, error_response_data, error_type_override=None):
+        kind = error_type_override or error_response_data["errorType"]
+        self._send(_INIT_ERROR, kind, to_json(error_response_data).encode("utf-8"))
+
+    def _send(self, kind, header, payload):
+        raw = header.encode("utf-8")
+        frame = _HEAD.pack(3 + len(raw) + len(payload), kind, len(raw)) + raw + payload
+        sent = os.write(self._answers_fd, frame)
+        while sent < len(frame):
+            sent += os.write(self._answers_fd, memoryview(frame)[sent:])
+
+    def _receive(self):
+        buffer = os.read(self._requests_fd, _READ_BYTES)
+        while len(buffer) < _HEAD.size:
+            buffer += self._more(_READ_BYTES, buffer)
+        length, _, header_length = _HEAD.unpack_from(buffer)
+        wanted = _LENGTH_BYTES + length
+        if len(buffer) < wanted:
+            pieces, have = [buffer], len(buffer)
+            while have < wanted:
+                pieces.append(self._more(wanted - have, buffer))
+                have += len(pieces[-1])
+            buffer = b"".join(pieces)
+        start = _HEAD.size + header_length
+        return buffer[_HEAD.size : start].decode("utf-8"), buffer[start:wanted]
+
+    def _more(self, count, so_far):
+        piece = os.read(self._requests_fd, count) if so_far else b""
+        if not piece:
+            raise SystemExit(0)  # the platform is gone
+        return piece
+
+
+def run(config, order, channel_fd, link, log_fd):
+    """Become a runtime, wait on the channel for the function, and serve it; returns the process's exit code.
+
+    Everything that does not depend on the function comes first: it is off the path of a parked sandbox's cold start.
+    """
+    channel_fd, requests_fd, answers_fd, telemetry_fd = _arrange_descriptors((channel_fd, *link), log_fd)
+    if not config["namespaces"]:
+        os.setpgid(0, 0)
+    else:
+        _drop_privileges(config, order)
+    _yield_to_the_server()
+    _rehearse()
+    with socket.socket(fileno=channel_fd) as channel:
+        message = channel.recv(_ORDER_MAX_BYTES)
+    if not message:
+        return 0
+    runtime = json.loads(message)
+    _limit_resources(runtime["rlimits"])
+    _become_function(runtime)
+    os.environ["_LAMBDA_TELEMETRY_LOG_FD"] = str(telemetry_fd)
+    client = FrameClient(requests_fd, answers_fd, runtime["measures_itself"])
+    if "AWS_LAMBDA_LOG_FORMAT" in os.environ or "AWS_LAMBDA_LOG_LEVEL" in os.environ:
+        importlib.reload(awslambdaric.bootstrap)  # it chose its log format when the zygote imported it
+    gc.enable()
+    try:
+        awslambdaric.bootstrap.run(runtime["handler"], client)
+        return 0
+    except SystemExit as leaving:
+        return _exit_code(leaving)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    finally:
+        atexit._run_exitfuncs()
+
+
+def _yield_to_the_server():
+    """A request that wakes this process must not push the server off its core in the middle of its turn: in batch
+    policy it runs as soon as a core is free, with the same share (docs/performance.md has the figures)."""
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _rehearse():
+    """Touch what a start will touch, so that the copy-on-write faults of a fork are taken while parked."""
+    to_json(json.loads('{"a": [1, 2.5, "b", null]}'))
+    importlib.util.find_spec("lambent_no_such_module")
+    os.environ["LAMBENT_REHEARSAL"] = "1"
+    del os.environ["LAMBENT_REHEARSAL"]
+    create = awslambdaric.bootstrap.create_lambda_context
+    create(None, None, 0, "", "", None)
+
+
+def _exit_code(leaving):
+    if leaving.code is None:
+        return 0
+    if isinstance(leaving.code, int):
+        return leaving.code & 0xFF
+    sys.stderr.write("{}\n".format(leaving.code))
+    return 1
+
+
+def _arrange_descriptors(wanted, log_fd):
+    """stdin is empty, stdout and stderr are the log pipe. Returns `wanted` and a telemetry descriptor, renumbered;
+    nothing else of the platform stays open."""
+    null = os.open("/dev/null", os.O_RDWR)
+    keep = [os.dup(descriptor) for descriptor in (*wanted, log_fd)]
+    os.dup2(null, 0)
+    os.dup2(log_fd, 1)
+    os.dup2(log_fd, 2)
+    for descriptor in range(3, 256):
+        if descriptor not in keep:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(
+        io.FileIO(1, "wb", closefd=False), "utf-8", "backslashreplace", write_through=True
+    )
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(
+        io.FileIO(2, "wb", closefd=False), "utf-8", "backslashreplace", write_through=True
+    )
+    return keep
+
+
+def _limit_resources(limits):
+    for name, value in limits.items():
+        kind = getattr(resource, name, None)
+        if kind is None:
+            continue
+        _, hard = resource.getrlimit(kind)
+        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (ceiling, ceiling))
+
+
+def _drop_privileges(config, order):
+    import linux
+
+    linux.drop_bounding_set()
+    if not config["rootless"]:
+        os.setgroups([])
+        os.setresgid(order["uid"], order["uid"], order["uid"])
+        os.setresuid(order["uid"], order["uid"], order["uid"])
+    linux.set_capabilities(())
+    linux.set_dumpable(True)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")  # before the sandbox's first process, which must live to tell
+    except OSError:
+        pass
+    linux.set_no_new_privileges()
+    if config["seccomp"]:
+        linux.load_seccomp(bytes.fromhex(config["seccomp"]))
+
+
+def _become_function(runtime):
+    for number in (signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.umask(0o022)
+    os.environ.clear()
+    os.environ.update(runtime["environ"])
+    time.tzset()
+    task_root = runtime["task_root"]
+    os.chdir(task_root)
+    version = "python{}.{}".format(*sys.version_info[:2])
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [
+        task_root,
+        "/opt/python/lib/{}/site-packages".format(version),
+        "/opt/python",
+    ] + [entry for entry in sys.path if entry != here]
+    sys.argv[:] = ["/var/runtime/bootstrap.py"]
+    sys.path_importer_cache.clear()
+    for name in list(sys.modules):
+        if name in ("zygote", "environment", "rootfs", "cgroups", "linux"):
+            del sys.modules[name]
+    _prefer_own_copies(task_root)
+
+
+def _prefer_own_copies(task_root):
+    """A package that brings its own boto3 (or urllib3, ...) gets it, although ours is imported already."""
+    brought = {entry.partition(".")[0] for entry in os.listdir(task_root)}
+    for top in brought & _preloaded.keys():
+        if top != "awslambdaric":
+            for name in _preloaded[top]:
+                sys.modules.pop(name, None)

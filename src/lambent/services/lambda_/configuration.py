@@ -1,0 +1,224 @@
+"""A version's configuration: from a request into a record, from a record into an answer and into a spec.
+
+Pure functions over `VersionRecord`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import msgspec
+
+from lambent.model import limits
+from lambent.model.errors import InvalidParameterValue
+from lambent.model.function import LogFormat, VersionSpec
+from lambent.model.names import LATEST, FunctionKey
+from lambent.services.lambda_.messages import CREATING_CODE, CREATING_REASON
+from lambent.store.records import Phase, VersionRecord
+
+_LEVEL_DEFAULT = "INFO"
+#: What does not make a version another version.
+_NOT_CONTENT = ("revision_id", "last_modified", "phase", "reason", "reason_code", "serving", "published_from")
+
+
+# --- requests into records ---------------------------------------------------------------------------------
+
+
+def new_record(
+    key: FunctionKey, params: dict[str, Any], *, code_sha256: str, code_size: int, revision_id: str, now: str
+) -> VersionRecord:
+    """$LATEST of a function that CreateFunction describes. The members have been checked."""
+    record = VersionRecord(
+        key=key,
+        revision_id=revision_id,
+        last_modified=now,
+        code_sha256=code_sha256,
+        code_size=code_size,
+        runtime=params["Runtime"],
+        handler=params["Handler"],
+        role=params["Role"],
+        timeout_s=limits.TIMEOUT_DEFAULT_S,
+        memory_mib=limits.MEMORY_DEFAULT_MIB,
+        tmp_mib=limits.TMP_DEFAULT_MIB,
+        architecture=params.get("Architectures", ["x86_64"])[0],
+        log_group=f"/aws/lambda/{key.name}",
+        phase=Phase.CREATING,
+    )
+    return changed(record, params)
+
+
+def changed(record: VersionRecord, params: dict[str, Any]) -> VersionRecord:
+    """A copy of `record` with those members of its configuration that `params` has."""
+    record = msgspec.structs.replace(record)
+    for member, field in (
+        ("Runtime", "runtime"),
+        ("Handler", "handler"),
+        ("Role", "role"),
+        ("Description", "description"),
+        ("Timeout", "timeout_s"),
+        ("MemorySize", "memory_mib"),
+        ("KMSKeyArn", "kms_key_arn"),
+    ):
+        if member in params:
+            setattr(record, field, params[member])
+    if "EphemeralStorage" in params:
+        record.tmp_mib = params["EphemeralStorage"]["Size"]
+    if "Environment" in params:
+        record.environment = dict(params["Environment"].get("Variables", {}))
+    if params.get("TracingConfig", {}).get("Mode"):
+        record.tracing_mode = params["TracingConfig"]["Mode"]
+    if "VpcConfig" in params:
+        record.vpc = _vpc(params["VpcConfig"])
+    if "LoggingConfig" in params:
+        _change_logging(record, params["LoggingConfig"])
+    return record
+
+
+def _vpc(sent: dict[str, Any]) -> dict[str, Any] | None:
+    if not sent.get("SubnetIds") and not sent.get("SecurityGroupIds"):
+        return None
+    return {
+        "SubnetIds": sent.get("SubnetIds", []),
+        "SecurityGroupIds": sent.get("SecurityGroupIds", []),
+        "VpcId": "",
+        "Ipv6AllowedForDualStack": sent.get("Ipv6AllowedForDualStack", False),
+    }
+
+
+def _change_logging(record: VersionRecord, sent: dict[str, Any]) -> None:
+    record.log_format = LogFormat(sent.get("LogFormat", record.log_format))
+    record.log_group = sent.get("LogGroup", record.log_group)
+    application, system = sent.get("ApplicationLogLevel"), sent.get("SystemLogLevel")
+    if record.log_format is LogFormat.JSON:
+        record.application_log_level = application or record.application_log_level or _LEVEL_DEFAULT
+        record.system_log_level = system or record.system_log_level or _LEVEL_DEFAULT
+        return
+    if application or system:
+        raise InvalidParameterValue("ApplicationLogLevel and SystemLogLevel can be set only when LogFormat is JSON.")
+    record.application_log_level = record.system_log_level = None
+
+
+# --- records into specs and answers ------------------------------------------------------------------------
+
+
+def spec_of(record: VersionRecord) -> VersionSpec:
+    """What the data plane runs."""
+    return VersionSpec(
+        key=record.key,
+        version=record.version,
+        runtime=record.runtime,
+        handler=record.handler,
+        role=record.role,
+        code_sha256=record.code_sha256,
+        memory_mib=record.memory_mib,
+        timeout_s=record.timeout_s,
+        tmp_mib=record.tmp_mib,
+        environment=record.environment or {},
+        log_format=record.log_format,
+        application_log_level=record.application_log_level,
+        system_log_level=record.system_log_level or _LEVEL_DEFAULT,
+        log_group=record.log_group,
+        revision_id=record.revision_id,
+    )
+
+
+def fingerprint(record: VersionRecord) -> str:
+    """Equal for two states of $LATEST exactly when code and configuration are."""
+    content = {name: getattr(record, name) for name in record.__struct_fields__ if name not in _NOT_CONTENT}
+    return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
+
+
+def sha256_base64(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
+
+
+def described(record: VersionRecord, *, arn: str | None = None) -> dict[str, Any]:
+    """FunctionConfiguration. `arn` where it is not the version's own (an alias, or no qualifier at all)."""
+    return {**listed(record, arn=arn), **_life_cycle(record), **_runtime_version(record)}
+
+
+def described_unqualified(record: VersionRecord) -> dict[str, Any]:
+    """As AWS answers calls that name the function without a qualifier."""
+    return described(record, arn=record.key.arn())
+
+
+def listed(record: VersionRecord, *, arn: str | None = None) -> dict[str, Any]:
+    """FunctionConfiguration as lists have it: without states and runtime version."""
+    answer: dict[str, Any] = {
+        "FunctionName": record.key.name,
+        "FunctionArn": arn or record.key.arn(record.version),
+        "Runtime": record.runtime,
+        "Role": record.role,
+        "Handler": record.handler,
+        "CodeSize": record.code_size,
+        "Description": record.description,
+        "Timeout": record.timeout_s,
+        "MemorySize": record.memory_mib,
+        "LastModified": record.last_modified,
+        "CodeSha256": sha256_base64(record.code_sha256),
+        "Version": record.version,
+        "TracingConfig": {"Mode": record.tracing_mode},
+        "RevisionId": record.revision_id,
+        "PackageType": "Zip",
+        "Architectures": [record.architecture],
+        "EphemeralStorage": {"Size": record.tmp_mib},
+        "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
+        "LoggingConfig": _logging(record),
+    }
+    if record.environment is not None:
+        answer["Environment"] = {"Variables": record.environment}
+    if record.kms_key_arn:
+        answer["KMSKeyArn"] = record.kms_key_arn
+    if record.vpc is not None:
+        answer["VpcConfig"] = record.vpc
+    return answer
+
+
+def _logging(record: VersionRecord) -> dict[str, Any]:
+    answer = {"LogFormat": record.log_format.value, "LogGroup": record.log_group}
+    if record.log_format is LogFormat.JSON:
+        answer["ApplicationLogLevel"] = record.application_log_level or _LEVEL_DEFAULT
+        answer["SystemLogLevel"] = record.system_log_level or _LEVEL_DEFAULT
+    return answer
+
+
+def _runtime_version(record: VersionRecord) -> dict[str, Any]:
+    # AWS's digest names a build of the runtime. Ours names the runtime, so it stays the same.
+    digest = hashlib.sha256(record.runtime.encode()).hexdigest()
+    return {"RuntimeVersionConfig": {"RuntimeVersionArn": f"arn:aws:lambda:{record.key.region}::runtime:{digest}"}}
+
+
+def _life_cycle(record: VersionRecord) -> dict[str, Any]:
+    """State and LastUpdateStatus with their reasons."""
+    creating = {"StateReason": CREATING_REASON, "StateReasonCode": CREATING_CODE}
+    # Yes, "created": AWS says the same of an update.
+    updating = {
+        "LastUpdateStatus": "InProgress",
+        "LastUpdateStatusReason": CREATING_REASON,
+        "LastUpdateStatusReasonCode": CREATING_CODE,
+    }
+    failed = {
+        "LastUpdateStatus": "Failed",
+        "LastUpdateStatusReason": record.reason,
+        "LastUpdateStatusReasonCode": record.reason_code,
+    }
+    match record.phase:
+        case Phase.CREATING:
+            return {"State": "Pending", **creating}
+        case Phase.READY:
+            return {"State": "Active", "LastUpdateStatus": "Successful"}
+        case Phase.UPDATING:
+            return {"State": "Active", **updating}
+        case Phase.UPDATE_FAILED:
+            return {"State": "Active", **failed}
+        case Phase.CREATE_FAILED:
+            reasons = {"StateReason": record.reason, "StateReasonCode": record.reason_code}
+            return {"State": "Failed", **reasons, **failed}
+        case Phase.REPAIRING:
+            return {"State": "Pending", **creating, **updating}
+
+
+def is_latest(record: VersionRecord) -> bool:
+    return record.version == LATEST

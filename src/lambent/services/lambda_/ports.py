@@ -1,0 +1,43 @@
+"""What the control plane needs of the data plane.
+
+All calls for one function come in the order in which its changes were committed to the store; after a restart
+`load` makes them again from what is stored. Nothing here waits but `prepare`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lambent.model.function import VersionSpec
+from lambent.model.names import FunctionKey
+
+
+class Deployments(Protocol):
+    """Where functions run."""
+
+    async def prepare(self, spec: VersionSpec) -> None:
+        """Make ready what a first invoke needs (code unpacked, runtime up). Raises ApiError when it cannot
+        run; the message becomes the version's StateReason."""
+        ...
+
+    def activate(self, spec: VersionSpec) -> None:
+        """Route new requests of this version label to `spec`; an earlier generation of the label drains.
+
+        The spec is the one that `prepare` got, or after a restart one that was prepared by an earlier
+        process.
+        """
+        ...
+
+    def retire_version(self, key: FunctionKey, version: str) -> None: ...
+
+    def set_pending(self, key: FunctionKey, state: str | None) -> None:
+        """ "Pending" or "Failed": invokes are answered with 409 and that state; None: it can be invoked."""
+        ...
+
+    def remove_function(self, key: FunctionKey) -> None: ...
+
+    def set_alias(self, key: FunctionKey, alias: str, version: str, additional: dict[str, float]) -> None: ...
+
+    def remove_alias(self, key: FunctionKey, alias: str) -> None: ...
+
+    def set_reserved(self, key: FunctionKey, reserved: int | None) -> None: ...

@@ -1,0 +1,112 @@
+"""What is remembered about a function, as the documents that the tables hold.
+
+Plain values: no behaviour but encoding. A field that is added later needs a default, so that documents
+written before it can still be read.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from lambent.model.function import LogFormat, VersionSpec
+from lambent.model.names import LATEST, FunctionKey
+
+
+class Phase(enum.StrEnum):
+    """Where a version is in its life. AWS's `State` and `LastUpdateStatus` are two views of this one thing;
+    `services.lambda_.lifecycle` has the transitions.
+    """
+
+    CREATING = "creating"
+    READY = "ready"
+    #: The newest change is being prepared; what was there before answers.
+    UPDATING = "updating"
+    #: The newest change could not be prepared; what was there before goes on answering.
+    UPDATE_FAILED = "update-failed"
+    CREATE_FAILED = "create-failed"
+    #: A change of a version that could never run.
+    REPAIRING = "repairing"
+
+
+class FunctionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What all versions of a function share."""
+
+    key: FunctionKey
+    #: The newest number given to a version. Never goes back, so that a number is never used twice.
+    last_version: int = 0
+    reserved: int | None = None
+    tags: dict[str, str] = {}
+
+
+class VersionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One version: its code, its configuration, its life cycle. `version` is "$LATEST" or a number."""
+
+    key: FunctionKey
+    version: str = LATEST
+    revision_id: str
+    last_modified: str
+
+    code_sha256: str
+    code_size: int
+
+    runtime: str
+    handler: str
+    role: str
+    description: str = ""
+    timeout_s: int
+    memory_mib: int
+    tmp_mib: int
+    #: None: never sent, and then not answered either.
+    environment: dict[str, str] | None = None
+    architecture: str = "x86_64"
+    log_format: LogFormat = LogFormat.TEXT
+    application_log_level: str | None = None
+    system_log_level: str | None = None
+    log_group: str = ""
+    #: Accepted and answered; nothing on this machine depends on them.
+    tracing_mode: str = "PassThrough"
+    kms_key_arn: str = ""
+    vpc: dict[str, Any] | None = None
+
+    phase: Phase = Phase.READY
+    #: Why the phase is a failed one.
+    reason: str = ""
+    reason_code: str = ""
+
+    #: $LATEST only: what answers invokes while (or because) the newest update has not taken effect.
+    serving: VersionSpec | None = None
+    #: Published versions only: fingerprint of $LATEST when this version was made of it.
+    published_from: str = ""
+
+    @property
+    def ordinal(self) -> int:
+        """The key column: 0 for $LATEST, else the version's number."""
+        return ordinal_of(self.version)
+
+
+class AliasRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A name for a version, or for two with weights. `additional` is version -> share of the second one."""
+
+    key: FunctionKey
+    alias: str
+    version: str
+    description: str = ""
+    additional: dict[str, float] = {}
+    revision_id: str
+
+
+#: What a signed 64-bit column holds.
+ORDINAL_MAX = 2**63 - 1
+
+
+def ordinal_of(version: str) -> int:
+    """A version's place in lists: 0 for $LATEST, else its number; -1 for what can be no version's name."""
+    if version == LATEST:
+        return 0
+    if not version.isascii() or not version.isdecimal() or version.startswith("0") or len(version) > 19:
+        return -1
+    number = int(version)
+    return number if number <= ORDINAL_MAX else -1

@@ -1,0 +1,112 @@
+"""Tables, and how an older database becomes today's.
+
+The types are those that SQLite and PostgreSQL share. Rows carry what is looked up, summed or ordered by as
+columns, and the whole record as one document (`records`): a new field of a function needs no migration.
+
+A migration is one function in `MIGRATIONS`, in order, run inside the transaction that also writes the new
+number to `schema_version`. A released migration never changes; what it makes must be written out in it as
+soon as its table gets a new shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    delete,
+    insert,
+    select,
+)
+
+METADATA = MetaData()
+
+SCHEMA_VERSION = Table("schema_version", METADATA, Column("number", Integer, nullable=False))
+
+#: Values that belong to the installation, such as the key that signs download links.
+SETTINGS = Table(
+    "settings",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+FUNCTIONS = Table(
+    "functions",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    # Reserved concurrency; null when none is set. Summed over an account's region.
+    Column("reserved", Integer, nullable=True),
+    Column("document", LargeBinary, nullable=False),
+)
+
+
+def _of_function() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["account", "region", "name"],
+        ["functions.account", "functions.region", "functions.name"],
+        ondelete="CASCADE",
+    )
+
+
+VERSIONS = Table(
+    "versions",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    # 0 is $LATEST, so that it comes first in every list.
+    Column("ordinal", BigInteger, primary_key=True, autoincrement=False),
+    Column("code_size", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    _of_function(),
+)
+
+ALIASES = Table(
+    "aliases",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("alias", String(128), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    _of_function(),
+)
+
+
+class SchemaTooNew(Exception):
+    """The data directory was written by a newer Lambent; an older one must not touch it."""
+
+
+def _first_tables(connection: Connection) -> None:
+    METADATA.create_all(connection, tables=[SETTINGS, FUNCTIONS, VERSIONS, ALIASES])
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first_tables,)
+
+
+def migrate(connection: Connection) -> int:
+    """Bring the database to this program's schema; the number that it was at before."""
+    SCHEMA_VERSION.create(connection, checkfirst=True)
+    found = connection.scalar(select(SCHEMA_VERSION.c.number)) or 0
+    if found > len(MIGRATIONS):
+        raise SchemaTooNew(
+            f"The state database has schema {found}, this Lambent knows up to {len(MIGRATIONS)}. "
+            "Use the Lambent that wrote it, or a newer one."
+        )
+    if found < len(MIGRATIONS):
+        for step in MIGRATIONS[found:]:
+            step(connection)
+        connection.execute(delete(SCHEMA_VERSION))
+        connection.execute(insert(SCHEMA_VERSION).values(number=len(MIGRATIONS)))
+    return found

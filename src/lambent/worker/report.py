@@ -1,0 +1,171 @@
+"""The platform's own log lines, in text and in JSON, to the letter of AWS (fact sheet, sections 3.1 to 3.4 and 5.3).
+
+Pure formatting: values in, one log event (ending in a newline) or None where the system log level filters it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import signal
+from typing import Any
+
+from lambent.model.function import LogFormat, VersionSpec
+
+_LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30}
+#: Go's words for signals, which AWS's platform prints.
+_SIGNALS: dict[int, str] = {
+    signal.SIGABRT: "aborted",
+    signal.SIGBUS: "bus error",
+    signal.SIGFPE: "floating point exception",
+    signal.SIGHUP: "hangup",
+    signal.SIGILL: "illegal instruction",
+    signal.SIGINT: "interrupt",
+    signal.SIGKILL: "killed",
+    signal.SIGPIPE: "broken pipe",
+    signal.SIGQUIT: "quit",
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGSYS: "bad system call",
+    signal.SIGTERM: "terminated",
+    signal.SIGTRAP: "trace/breakpoint trap",
+}
+
+
+def runtime_version_arn(runtime: str, region: str) -> str:
+    """A stable stand-in for AWS's runtime version: the hash is of the runtime's name."""
+    return f"arn:aws:lambda:{region}::runtime:{hashlib.sha256(runtime.encode()).hexdigest()}"
+
+
+def billed_ms(duration_ns: int, init_ns: int | None) -> int:
+    """Billed Duration: Init (since August 2025) and duration together, rounded up to a millisecond."""
+    return -(-(duration_ns + (init_ns or 0)) // 1_000_000)
+
+
+def exit_words(status: int) -> str:
+    """AWS's words for how a process ended, from its wait status."""
+    if status & 0x7F:
+        number = status & 0x7F
+        return f"Runtime exited with error: signal: {_SIGNALS.get(number, f'signal {number}')}"
+    code = status >> 8
+    return (
+        "Runtime exited without providing a reason" if code == 0 else f"Runtime exited with error: exit status {code}"
+    )
+
+
+def error_body(error_type: str, message: str) -> bytes:
+    """Errors made by the platform put errorType first."""
+    return json.dumps({"errorType": error_type, "errorMessage": message}, separators=(",", ":")).encode()
+
+
+class PlatformLines:
+    """The lines of one function version; knows its log format and level."""
+
+    __slots__ = (
+        "_initialization_type",
+        "_json",
+        "_level",
+        "_memory_mib",
+        "_spec",
+        "_start_head",
+        "_start_tail",
+    )
+
+    def __init__(self, spec: VersionSpec, initialization_type: str = "on-demand") -> None:
+        self._spec = spec
+        self._json = spec.log_format == LogFormat.JSON
+        self._level = _LEVELS.get(spec.system_log_level, 20)
+        self._initialization_type = initialization_type
+        self._memory_mib = spec.memory_mib
+        self._start_head = "START RequestId: "
+        self._start_tail = f" Version: {spec.version}\n"
+
+    def _event(self, level: str, kind: str, time_ms: int, record: dict[str, Any]) -> str | None:
+        if _LEVELS[level] < self._level:
+            return None
+        moment = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
+        stamp = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time_ms % 1000:03d}Z"
+        event = {"time": stamp, "type": f"platform.{kind}", "record": record}
+        return json.dumps(event, separators=(",", ":")) + "\n"
+
+    def init_start(self, time_ms: int, runtime_version: str, phase: str = "init") -> str | None:
+        """`runtime_version` as in `python:3.11.v7`."""
+        arn = runtime_version_arn(self._spec.runtime, self._spec.key.region)
+        if not self._json:
+            return f"INIT_START Runtime Version: {runtime_version}\tRuntime Version ARN: {arn}\n"
+        record = {
+            "initializationType": self._initialization_type,
+            "phase": phase,
+            "functionName": self._spec.key.name,
+            "functionVersion": self._spec.version,
+            "runtimeVersion": runtime_version,
+            "runtimeVersionArn": arn,
+            "instanceMaxMemory": self._memory_mib * 1_048_576,
+        }
+        return self._event("INFO", "initStart", time_ms, record)
+
+    def init_report(self, time_ms: int, init_ns: int, phase: str, status: str, error_type: str | None) -> str | None:
+        """Written only when an on-demand Init did not succeed. `status`: error or timeout."""
+        if not self._json:
+            tail = f"\tError Type: {error_type}" if error_type else ""
+            return f"INIT_REPORT Init Duration: {init_ns / 1e6:.2f} ms\tPhase: {phase}\tStatus: {status}{tail}\n"
+        record: dict[str, Any] = {
+            "initializationType": self._initialization_type,
+            "phase": phase,
+            "status": status,
+            "metrics": {"durationMs": round(init_ns / 1e6, 3)},
+        }
+        if error_type:
+            record["errorType"] = error_type
+        return self._event("WARN", "initReport", time_ms, record)
+
+    def start(self, time_ms: int, request_id: str) -> str | None:
+        if not self._json:
+            return f"{self._start_head}{request_id}{self._start_tail}"
+        record = {"requestId": request_id, "version": self._spec.version}
+        return self._event("INFO", "start", time_ms, record)
+
+    def end(self, time_ms: int, request_id: str, duration_ns: int, status: str) -> str | None:
+        if not self._json:
+            return f"END RequestId: {request_id}\n"
+        record = {"requestId": request_id, "status": status, "metrics": {"durationMs": round(duration_ns / 1e6, 3)}}
+        return self._event("DEBUG" if status == "success" else "WARN", "runtimeDone", time_ms, record)
+
+    def report(
+        self,
+        time_ms: int,
+        request_id: str,
+        duration_ns: int,
+        used_mib: int,
+        init_ns: int | None,
+        status: str = "success",
+        error_type: str | None = None,
+    ) -> str | None:
+        """`init_ns` exactly for the first invoke after a normal Init. `status`: success, error, timeout, failure.
+
+        A plain handler exception (status "error" without an error type) has no suffix in text.
+        """
+        billed = billed_ms(duration_ns, init_ns)
+        if not self._json:
+            init = f"Init Duration: {init_ns / 1e6:.2f} ms\t" if init_ns is not None else ""
+            line = (
+                f"REPORT RequestId: {request_id}\tDuration: {duration_ns / 1e6:.2f} ms\tBilled Duration: {billed} ms\t"
+                f"Memory Size: {self._memory_mib} MB\tMax Memory Used: {used_mib} MB\t{init}"
+            )
+            if status == "timeout":
+                return f"{line}Status: timeout\n"
+            if error_type:
+                return f"{line}Status: error\tError Type: {error_type}\n"
+            return f"{line}\n"
+        metrics: dict[str, Any] = {
+            "durationMs": round(duration_ns / 1e6, 3),
+            "billedDurationMs": billed,
+            "memorySizeMB": self._memory_mib,
+            "maxMemoryUsedMB": used_mib,
+        }
+        if init_ns is not None:
+            metrics["initDurationMs"] = round(init_ns / 1e6, 3)
+        record: dict[str, Any] = {"requestId": request_id, "metrics": metrics, "status": status}
+        if error_type:
+            record["errorType"] = error_type
+        return self._event("INFO" if status == "success" else "WARN", "report", time_ms, record)

@@ -1,0 +1,313 @@
+"""Sandboxes of one host: asked of the zygotes, parked ahead, handed out, given back.
+
+A parked sandbox has its namespaces, mounts and control group and waits for a function; parked ones take the slow part
+of a cold start off the path (moving a process into a fresh control group alone may take 5 to 15 ms, see
+docs/performance.md). They are made again in the background, one at a time, when nothing else is starting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lambent.model.limits import TMP_DEFAULT_MIB
+from lambent.sandbox.interpreters import Interpreter, choose
+from lambent.worker.launcher import (
+    MESSAGE_MAX_BYTES,
+    Launcher,
+    LauncherState,
+    SandboxUnavailable,
+    Zygote,
+    ZygoteConfig,
+    interpreter_prefix,
+    runtime_packages,
+)
+
+_log = logging.getLogger("lambent.worker")
+#: Host user ids of environments: one each, from here on.
+UID_BASE = 200_000
+SLOTS = 4_096
+_REFILL_DELAY_S = 0.02
+
+
+class Sandbox:
+    """One sandbox: its control channel and the descriptors that came with it."""
+
+    __slots__ = (
+        "channel",
+        "events_fd",
+        "link",
+        "log_fd",
+        "name",
+        "on_message",
+        "on_parked",
+        "peak_fd",
+        "slot",
+        "zygote",
+    )
+
+    def __init__(self, name: str, slot: int, zygote: Zygote, channel: socket.socket) -> None:
+        self.name = name
+        self.slot = slot
+        self.zygote = zygote
+        self.channel = channel
+        self.log_fd = self.peak_fd = self.events_fd = -1
+        #: Our ends of the link to a runtime process that nobody has taken yet.
+        self.link: tuple[int, int] | None = None
+        self.on_parked: Callable[[Sandbox], None] | None = None
+        #: Called with each message; None when the sandbox is gone.
+        self.on_message: Callable[[dict[str, Any] | None], None] | None = None
+
+    def take_link(self) -> tuple[int, int] | None:
+        link, self.link = self.link, None
+        return link
+
+    def send(self, message: dict[str, Any]) -> bool:
+        """False when the sandbox is gone (its end will be reported by on_message)."""
+        try:
+            self.channel.send(json.dumps(message).encode())
+        except OSError:
+            return False
+        return True
+
+
+class RuntimePool:
+    """The zygote of one runtime and its parked sandboxes."""
+
+    def __init__(self, zygote: Zygote, runtime: str) -> None:
+        self.zygote = zygote
+        self.runtime = runtime
+        self.parked: collections.deque[Sandbox] = collections.deque(maxlen=SLOTS)
+        self.making = 0
+
+
+class Sandboxes:
+    """All sandboxes of this host."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        *,
+        namespaces: bool,
+        run_dir: Path,
+        code_dir: Path,
+        interpreters: dict[int, Interpreter],
+        strict_runtimes: bool,
+        parked: int,
+        seccomp: bytes,
+    ) -> None:
+        self._launcher = launcher
+        self._state: LauncherState = launcher.state
+        self.namespaces = namespaces
+        self.rootless = self._state.rootless
+        self._run_dir = run_dir
+        self._code_dir = code_dir
+        self._interpreters = interpreters
+        self._strict = strict_runtimes
+        self._parked_target = parked
+        self._seccomp = seccomp
+        self._pools: dict[str, asyncio.Task[RuntimePool]] = {}
+        #: First in, first out: a user id rests before it is used again.
+        self._free_slots = collections.deque(range(SLOTS), maxlen=SLOTS)
+        self._serial = itertools.count(1)
+        self._busy_starts = 0
+        self._refill_timer: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    @property
+    def has_cgroups(self) -> bool:
+        return bool(self._state.cgroups)
+
+    # --- runtimes ---------------------------------------------------------------------------------------
+
+    async def pool(self, runtime: str) -> RuntimePool:
+        """The pool of a runtime, starting its zygote when it is the first. Raises SandboxUnavailable."""
+        task = self._pools.get(runtime)
+        if task is not None and task.done() and (task.exception() or task.result().zygote.lost):
+            task = None
+        if task is None:
+            task = asyncio.create_task(self._start_pool(runtime), name=f"zygote {runtime}")
+            self._pools[runtime] = task
+        return await asyncio.shield(task)
+
+    def ready_pool(self, runtime: str) -> RuntimePool | None:
+        """The pool when it stands already, without waiting."""
+        task = self._pools.get(runtime)
+        if task is None or not task.done() or task.cancelled() or task.exception():
+            return None
+        pool = task.result()
+        return None if pool.zygote.lost else pool
+
+    async def _start_pool(self, runtime: str) -> RuntimePool:
+        choice = choose(runtime, self._interpreters, self._strict)
+        if choice is None:
+            raise SandboxUnavailable(
+                f"The runtime {runtime} is not installed on this host and --strict-runtimes is on. "
+                f"Installed: {', '.join(i.runtime for i in sorted(self._interpreters.values()))}."
+            )
+        zygote = Zygote(self._launcher, choice, self._zygote_config(runtime, choice.interpreter))
+        await zygote.wait_ready()
+        pool = RuntimePool(zygote, runtime)
+        self._schedule_refill(0.0)
+        return pool
+
+    def _zygote_config(self, runtime: str, interpreter: Interpreter) -> ZygoteConfig:
+        packages = runtime_packages()
+        if self.namespaces:
+            root = self._run_dir / f"root-{runtime}"
+            root.mkdir(parents=True, exist_ok=True)
+            import_path = ["/var/runtime/_lambent", "/var/runtime"]
+        else:
+            root = self._run_dir
+            farm = self._run_dir / "var-runtime"
+            farm.mkdir(parents=True, exist_ok=True)
+            for name, target in packages.items():
+                link = farm / name
+                if not link.is_symlink():
+                    link.symlink_to(target)
+            import_path = [str(farm / "_lambent"), str(farm)]
+        return ZygoteConfig(
+            namespaces=self.namespaces,
+            rootless=self.rootless,
+            cgroup_version=self._state.cgroup_version,
+            cgroups=self._state.cgroups,
+            root=str(root),
+            prefixes=[interpreter_prefix(interpreter.path)],
+            packages=packages,
+            import_path=import_path,
+            code_store=str(self._code_dir),
+            uid_base=UID_BASE,
+            slots=1 if self.rootless else SLOTS,
+            seccomp=self._seccomp.hex(),
+        )
+
+    # --- sandboxes --------------------------------------------------------------------------------------
+
+    def take(self, pool: RuntimePool, on_parked: Callable[[Sandbox], None]) -> Sandbox:
+        """A sandbox for a function: a parked one (`on_parked` is called at once), or a new one.
+
+        Raises SandboxUnavailable when no slot is free or the zygote is gone.
+        """
+        while pool.parked:
+            sandbox = pool.parked.popleft()
+            self._schedule_refill(_REFILL_DELAY_S)
+            on_parked(sandbox)
+            return sandbox
+        sandbox = self._make(pool)
+        sandbox.on_parked = on_parked
+        return sandbox
+
+    def _make(self, pool: RuntimePool) -> Sandbox:
+        if not self._free_slots:
+            raise SandboxUnavailable(f"all {SLOTS} sandboxes of this host are in use")
+        slot = self._free_slots.popleft()
+        name = f"e{next(self._serial)}"
+        try:
+            channel = pool.zygote.fork(name, UID_BASE + slot, TMP_DEFAULT_MIB)
+        except SandboxUnavailable:
+            self._free_slots.append(slot)
+            raise
+        sandbox = Sandbox(name, slot, pool.zygote, channel)
+        pool.making += 1
+        loop = asyncio.get_running_loop()
+        loop.add_reader(channel.fileno(), self._on_readable, loop, pool, sandbox)
+        return sandbox
+
+    def _on_readable(self, loop: asyncio.AbstractEventLoop, pool: RuntimePool, sandbox: Sandbox) -> None:
+        try:
+            raw, descriptors, _, _ = socket.recv_fds(sandbox.channel, MESSAGE_MAX_BYTES, 8)
+        except BlockingIOError:
+            return
+        except OSError:
+            raw, descriptors = b"", []
+        message = json.loads(raw) if raw else None
+        if len(descriptors) >= 2:
+            sandbox.link = (descriptors[0], descriptors[1])
+        if message is not None and message["op"] == "parked":
+            pool.making -= 1
+            for name, descriptor in zip(("log_fd", "peak_fd", "events_fd"), descriptors[2:], strict=False):
+                setattr(sandbox, name, descriptor)
+            os.set_blocking(sandbox.log_fd, False)
+            if sandbox.on_parked is not None:
+                sandbox.on_parked(sandbox)
+            elif self._closing:
+                self.release(sandbox)
+            else:
+                pool.parked.append(sandbox)
+            return
+        if message is None:
+            if sandbox.log_fd < 0:
+                pool.making -= 1
+            if sandbox in pool.parked:
+                pool.parked.remove(sandbox)
+            loop.remove_reader(sandbox.channel.fileno())
+        elif message["op"] == "failed":
+            _log.error("sandbox %s: %s", sandbox.name, message["error"])
+        if sandbox.on_message is not None:
+            sandbox.on_message(message)
+        elif message is None:
+            self.release(sandbox)
+
+    def release(self, sandbox: Sandbox) -> None:
+        """End a sandbox (it may be gone already) and free what it held. Call once."""
+        asyncio.get_running_loop().remove_reader(sandbox.channel.fileno())
+        sandbox.channel.close()
+        for descriptor in (sandbox.log_fd, sandbox.peak_fd, sandbox.events_fd, *(sandbox.take_link() or ())):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._free_slots.append(sandbox.slot)
+
+    # --- parking ----------------------------------------------------------------------------------------
+
+    def starting(self, count: int) -> None:
+        """Environments begin (+1) or finish (-1) starting: parking waits while any is."""
+        self._busy_starts += count
+        if self._busy_starts == 0:
+            self._schedule_refill(_REFILL_DELAY_S)
+
+    def _schedule_refill(self, delay_s: float) -> None:
+        if self._refill_timer is None and self._parked_target and not self._closing:
+            self._refill_timer = asyncio.get_running_loop().call_later(delay_s, self._refill)
+
+    def _refill(self) -> None:
+        """Make one more parked sandbox where one is missing; again soon while any is."""
+        self._refill_timer = None
+        if self._closing or self._busy_starts:
+            return
+        for task in self._pools.values():
+            if not task.done() or task.cancelled() or task.exception():
+                continue
+            pool = task.result()
+            if pool.zygote.lost or len(pool.parked) + pool.making >= self._parked_target:
+                continue
+            try:
+                self._make(pool)
+            except SandboxUnavailable:
+                return
+            self._schedule_refill(0.005)
+            return
+
+    def parked_count(self) -> int:
+        return sum(len(task.result().parked) for task in self._pools.values() if task.done() and not task.exception())
+
+    def close(self) -> None:
+        """End all parked sandboxes and the zygotes. Environments in use are released by their owner."""
+        self._closing = True
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+        for task in self._pools.values():
+            if task.done() and not task.cancelled() and not task.exception():
+                pool = task.result()
+                while pool.parked:
+                    self.release(pool.parked.popleft())
+                pool.zygote.close()
+            else:
+                task.cancel()
