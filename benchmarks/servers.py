@@ -122,18 +122,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def lambent_server(program: list[str], sandbox: str) -> Server:
+def lambent_server(program: list[str], sandbox: str, *more: str) -> Server:
     """Lambent on a free port with a new data directory, which an ordinary user can reach if it drops to one."""
     scratch = Path(tempfile.mkdtemp(prefix="lambent-bench-"))
     scratch.chmod(0o755)
-    command = [
-        *program,
-        "up",
-        "--port",
-        str(free_port()),
-        "--data",
-        str(scratch / "data"),
-        "--sandbox",
-        sandbox,
-    ]
-    return Server(command, scratch=scratch)
+    options = ["--port", str(free_port()), "--data", str(scratch / "data"), "--sandbox", sandbox, *more]
+    return Server([*program, "up", *options], scratch=scratch)

@@ -23,6 +23,7 @@ def list_orders():
 def read_order(order_id):
     if order_id not in orders:
         raise NotFoundError(f"there is no order {order_id}")
+    logger.info("order read", extra={"order_id": order_id})
     return orders[order_id]
 
 

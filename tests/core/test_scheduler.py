@@ -77,9 +77,20 @@ def test_function_timeout() -> None:
     assert bench.tick(1) == [Complete(1, 1, Outcome.TIMEOUT), Reset(1)]
     assert bench.in_flight() == 0
     assert bench.end(dispatch) == []
-    assert isinstance(bench.start(), Start)  # one that is resetting serves nobody
     assert bench.tell(ResetDone(1)) == []
     again = bench.dispatch()
+    assert (again.environment, again.cold, again.reinit) == (1, False, True)
+
+
+def test_the_request_after_a_timeout_waits_for_the_same_environment() -> None:
+    bench = Bench()
+    bench.dispatch()
+    bench.tick(TIMEOUT_NS)
+    assert bench.invoke() == []  # it waits for the reset
+    assert bench.in_flight() == 1
+    assert isinstance(bench.start(), Start)  # the next one needs an environment of its own
+    again = bench.one(ResetDone(1))
+    assert isinstance(again, Dispatch)
     assert (again.environment, again.cold, again.reinit) == (1, False, True)
 
 

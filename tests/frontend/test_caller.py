@@ -31,7 +31,15 @@ def test_scopes(scope: str, account: str, region: str, service: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, b"", b"Basic dXNlcjpwYXNz", b"AWS4-HMAC-SHA256", b"AWS4-HMAC-SHA256 Credential=", header("a/b/c"), b"\xff\x00"],
+    [
+        None,
+        b"",
+        b"Basic dXNlcjpwYXNz",
+        b"AWS4-HMAC-SHA256",
+        b"AWS4-HMAC-SHA256 Credential=",
+        header("a/b/c"),
+        b"\xff\x00",
+    ],
 )
 def test_the_rest_is_anyone(value: bytes | None) -> None:
     assert from_authorization(value) == ANYONE == ("000000000000", "us-east-1", "")
@@ -42,7 +50,9 @@ def test_a_credential_at_the_end_of_the_header() -> None:
     assert from_authorization(value) == ("123456789012", "eu-west-1", "lambda")
 
 
-@pytest.mark.parametrize("query", ["", "X-Amz-Credential=", "Y-X-Amz-Credential=a%2Fb%2Fc%2Fd%2Fe", "X-Amz-Credential=a"])
+@pytest.mark.parametrize(
+    "query", ["", "X-Amz-Credential=", "Y-X-Amz-Credential=a%2Fb%2Fc%2Fd%2Fe", "X-Amz-Credential=a"]
+)
 def test_queries_without_a_scope(query: str) -> None:
     assert from_query(query) == ANYONE
 

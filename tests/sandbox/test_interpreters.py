@@ -49,7 +49,9 @@ def test_strict_takes_only_the_runtimes_own() -> None:
     assert choice.warning is None
 
 
-@pytest.mark.parametrize("runtime", ["nodejs22.x", "provided.al2023", "python", "python3", "python3.x", "", "xpython3.11"])
+@pytest.mark.parametrize(
+    "runtime", ["nodejs22.x", "provided.al2023", "python", "python3", "python3.x", "", "xpython3.11"]
+)
 def test_what_is_no_python_is_not_served(runtime: str) -> None:
     assert choose(runtime, having(11)) is None
 

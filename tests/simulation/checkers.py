@@ -128,6 +128,7 @@ class EnvironmentBook:
     runtime_up: bool = True
     #: Order in which environments became idle.
     idle_order: int = 0
+    reset_order: int = 0
     idle_since_ns: int = 0
 
 
@@ -187,7 +188,12 @@ class Checker:
     # --- admission ----------------------------------------------------------------------------------
 
     def _invoke(self, event: Invoke, commands: list[AnyCommand]) -> None:
-        require(bool(commands), "an Invoke without any answer", event)
+        if not self._answers(event, commands):
+            for command in commands:
+                self._command(command)
+            require(self._expect(event) == "wait", "an Invoke without any answer", event)
+            self._wait(event)
+            return
         cut = len(commands) - 1
         last = commands[cut]
         if isinstance(last, Start):
@@ -196,6 +202,11 @@ class Checker:
         for command in commands[:cut]:
             self._command(command)
         expected = self._expect(event)
+        if expected == "wait" and isinstance(last, Start):  # a due timer's, for another request of the version
+            for command in commands[cut:]:
+                self._command(command)
+            self._wait(event)
+            return
         if isinstance(last, Start):
             require(last.version == event.version, "a start for another version", event, last)
             require(expected == "start", "started an environment", event, "expected", expected)
@@ -213,6 +224,20 @@ class Checker:
             self._admit(event, isinstance(last, Start))
         for command in commands[cut:]:
             self._command(command)
+
+    def _wait(self, event: Invoke) -> None:
+        newest = max(self._resetting(event.version), key=lambda book: book.reset_order)
+        newest.phase = Phase.WAITING
+        self._admit(event, started=False)
+
+    def _answers(self, event: Invoke, commands: list[AnyCommand]) -> bool:
+        """Is the last command about this request, and not one that a due timer brought?"""
+        if not commands:
+            return False
+        last = commands[-1]
+        if isinstance(last, Start):
+            return last.version == event.version
+        return isinstance(last, Dispatch | Throttle | Reject) and last.request == event.request
 
     def _makes_room(self, command: AnyCommand, start: Start) -> bool:
         if not isinstance(command, Stop) or command.reason is not StopReason.ROOM:
@@ -262,6 +287,8 @@ class Checker:
             return Throttle(event.request, ThrottleReason.RESERVED_RATE if reserved else ThrottleReason.RATE)
         if self._idle(event.version):
             return "dispatch"
+        if self._resetting(event.version):
+            return "wait"
         if not self._scaling(function).has(self.now_ns):
             return Throttle(event.request, ThrottleReason.CONCURRENCY)
         if not any(self._could_take(worker, version.memory_mib) for worker in self.workers):
@@ -287,6 +314,14 @@ class Checker:
             environment
             for environment in self.environments.values()
             if environment.version == version and environment.phase is Phase.IDLE
+        ]
+
+    def _resetting(self, version: int) -> list[EnvironmentBook]:
+        """Those that nobody waits for yet."""
+        return [
+            environment
+            for environment in self.environments.values()
+            if environment.version == version and environment.phase is Phase.RESETTING
         ]
 
     def _used(self, worker: int, idle_too: bool) -> tuple[int, int]:
@@ -399,6 +434,8 @@ class Checker:
         if command.outcome is Outcome.TIMEOUT:
             require(self.now_ns >= book.deadline_ns, "timed out too early", command)
             book.phase, book.runtime_up = Phase.RESETTING, False
+            self.idle_count += 1
+            book.reset_order = self.idle_count
             return
         require(self.now_ns < book.deadline_ns, "not timed out", command)
         require(isinstance(event, InvocationEnded), "ended, says who?", command, event)

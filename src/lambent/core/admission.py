@@ -184,6 +184,7 @@ class Version:
         "idle",
         "init_timeout_ns",
         "memory_mib",
+        "resetting",
         "retired",
         "timeout_ns",
     )
@@ -202,6 +203,8 @@ class Version:
         self.retired = False
         #: Environments in IDLE, in the order in which they became so: the last is the most recently used.
         self.idle: OrderedDict[int, Environment] = OrderedDict()
+        #: Environments in RESETTING for which no request waits yet, in the order in which their reset began.
+        self.resetting: OrderedDict[int, Environment] = OrderedDict()
         #: Time of its entry in the timer heap: not later than the moment when its oldest idle one has been
         #: idle for too long. NEVER_NS: no entry.
         self.hint_ns = NEVER_NS

@@ -119,6 +119,14 @@ class Engine:
         del environment.worker.idle[identity]
         return environment
 
+    def _await_reset(self, version: Version, request: int) -> None:
+        """Bind the request to the environment whose reset began last; it is handed over on ResetDone."""
+        _, environment = version.resetting.popitem()
+        assert environment.state is _RESETTING
+        assert environment.request is None
+        environment.request = request
+        environment.attempt = 1
+
     def _start(self, now_ns: int, version: Version, request: int, attempt: int, commands: Commands) -> bool:
         """Start an environment for the request; False: no worker has room, and nothing has changed."""
         assert not version.idle
@@ -189,6 +197,8 @@ class Engine:
         assert environment.request is None
         if environment.state is _IDLE:
             self._unlist_idle(environment)
+        elif environment.state is _RESETTING:
+            environment.version.resetting.pop(environment.id, None)
         apply_transition(environment, Trigger.STOP, now_ns)
         assert environment.id not in environment.worker.idle
         environment.worker.vacate(environment)
@@ -201,6 +211,8 @@ class Engine:
         assert environment.state is _RESETTING
         environment.needs_init = True
         self._set_deadline(environment, now_ns + self._reset_limit_ns)
+        if environment.request is None:
+            environment.version.resetting[environment.id] = environment
         commands.append(Reset(environment.id))
 
     def _unlist_idle(self, environment: Environment) -> None:
@@ -214,6 +226,8 @@ class Engine:
         assert environment.request is None
         if environment.state is _IDLE:
             self._unlist_idle(environment)
+        elif environment.state is _RESETTING:
+            environment.version.resetting.pop(environment.id, None)
         if environment.state is not _SHUTTING_DOWN:
             environment.worker.vacate(environment)
         apply_transition(environment, Trigger.DIED, now_ns)

@@ -9,7 +9,8 @@ anything else) when `next_deadline()` has passed.
 Theory of operation ------------------- *A request* is admitted (admission.py) and then bound to one
 environment until its Complete: an idle one of its version, the most recently used, or else a new one
 (placement.py). Requests do not queue: who is not placed at once is throttled, and a refusal uses up neither
-tokens nor slots. The only waiting is for the environment that was started for the request.
+tokens nor slots. The only waiting is for the environment that was started for the request, or for one of its
+version that is being reset: as on AWS, the request after a timeout finds the same environment again.
 
 *Facts* may be late, doubled or lost. Each handler asks first whether the fact still fits the state, and
 otherwise drops it; request ids keep an old answer from ending a newer request. Environment ids are never
@@ -202,6 +203,8 @@ class Scheduler(Engine):
             return
         if version.idle:
             self._dispatch(now_ns, self._most_recent(version), event.request, 1, commands)
+        elif version.resetting:
+            self._await_reset(version, event.request)
         elif not function.scaling.available(now_ns):
             commands.append(Throttle(event.request, ThrottleReason.CONCURRENCY))
             return
@@ -269,6 +272,7 @@ class Scheduler(Engine):
         if environment.request is not None:
             self._dispatch_bound(now_ns, environment, commands)
         else:
+            del environment.version.resetting[environment.id]
             self._rest(now_ns, environment, Trigger.RESET_DONE, commands)
 
     def _environment_died(self, now_ns: int, event: EnvironmentDied, commands: Commands) -> None:

@@ -23,7 +23,11 @@ from lambent.wire.http import Request, Response
 BODY_PAUSE_TIMEOUT_S = 20.0
 #: An idle connection may be reused for this long (SDKs keep theirs for a minute or so).
 KEEP_ALIVE_S = 300.0
+#: A refused client may go on sending for this long: closing at once would reset the connection, and the answer with it.
+LINGER_S = 2.0
+#: Reading pauses when so many requests wait; what one read brought (256 KiB, 18 bytes a request at least) still comes.
 _PIPELINED_MAX = 64
+_WAITING_MAX = _PIPELINED_MAX + 262_144 // 18
 _BODY_MAX_BYTES = CONTROL_REQUEST_MAX_BYTES + 65_536
 _REASONS = {
     200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 400: "Bad Request", 403: "Forbidden",
@@ -111,8 +115,9 @@ class Connection(asyncio.Protocol):
     """Server side of one connection."""
 
     __slots__ = (
-        "_application", "_body", "_body_limit", "_clock", "_connections", "_current", "_header_bytes", "_loop",
-        "_parser", "_raw", "_reading_paused", "_task", "_transport", "_waiting", "closing", "last_activity",
+        "_application", "_beginning", "_body", "_body_limit", "_clock", "_connections", "_current", "_header_bytes",
+        "_lingering", "_loop", "_parser", "_raw", "_reading_paused", "_task", "_transport",
+        "_unfinished_bytes", "_waiting", "closing", "last_activity",
     )  # fmt: skip
 
     def __init__(
@@ -130,12 +135,15 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._raw: RawRequest | None = None  # being received
         self._current: RawRequest | None = None  # being answered
-        self._waiting: collections.deque[RawRequest] = collections.deque(maxlen=_PIPELINED_MAX + 1)
+        self._waiting: collections.deque[RawRequest] = collections.deque(maxlen=_WAITING_MAX)
         self._body: list[bytes] = []
         self._body_limit = 0
         self._header_bytes = 0
+        self._unfinished_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._reading_paused = False
+        self._beginning = False
+        self._lingering: asyncio.TimerHandle | None = None
         self.closing = False
         self.last_activity = loop.time()
 
@@ -150,16 +158,27 @@ class Connection(asyncio.Protocol):
         self._connections.discard(self)
         self._transport = None
         self._waiting.clear()
+        if self._lingering is not None:
+            self._lingering.cancel()
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = self._loop.time()
+        if self._lingering is not None:
+            return
+        raw = self._raw
+        body_bytes = raw.body_bytes if raw is not None else 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(501, "Upgrade is not supported.")
+            pass  # answered as what it is without the upgrade, then closed
         except httptools.HttpParserError as error:
             if not self.closing:
                 self._refuse(400, f"The request is not HTTP/1.1: {error}")
+        if raw is not None and raw is self._raw and raw.body_bytes == body_bytes:
+            # The parser tells a header only when it is whole: headers and trailers that never end are counted here.
+            self._unfinished_bytes += len(data)
+            if self._unfinished_bytes > HEADERS_MAX_BYTES and not self.closing:
+                self._refuse(431, f"Request line and headers are over {HEADERS_MAX_BYTES} bytes.")
 
     # --- parser -----------------------------------------------------------------------------------------
 
@@ -167,6 +186,7 @@ class Connection(asyncio.Protocol):
         self._raw = RawRequest()
         self._body = []
         self._header_bytes = 0
+        self._unfinished_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         raw = self._raw
@@ -189,7 +209,7 @@ class Connection(asyncio.Protocol):
         raw = self._raw
         assert raw is not None
         raw.method = self._parser.get_method()
-        raw.keep_alive = self._parser.should_keep_alive()
+        raw.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         self._body_limit = self._application.body_limit(raw.target)
         length = raw.headers.get(b"content-length")
         if length is not None and (not length.isdigit() or int(length) > _BODY_MAX_BYTES):
@@ -257,8 +277,11 @@ class Connection(asyncio.Protocol):
         if close:
             self.closing = True
             transport.close()
-        elif self._waiting:
-            self._begin(self._waiting.popleft())
+        elif self._waiting and not self._beginning:
+            self._beginning = True  # answers that come at once are counted here, not on the stack
+            while self._waiting and self._current is None and not self.closing:
+                self._begin(self._waiting.popleft())
+            self._beginning = False
             if self._reading_paused and len(self._waiting) < _PIPELINED_MAX // 2:
                 self._reading_paused = False
                 transport.resume_reading()
@@ -273,9 +296,11 @@ class Connection(asyncio.Protocol):
             body = b'{"message":"%s"}' % message.replace('"', "'").encode()
             transport.write(
                 b"HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-                b"Connection: close\r\n\r\n%s" % (status, _REASONS[status].encode(), self._clock.date.encode(), len(body), body)
+                b"Connection: close\r\n\r\n%s"
+                % (status, _REASONS[status].encode(), self._clock.date.encode(), len(body), body)
             )
-            transport.close()
+            transport.write_eof()
+            self._lingering = self._loop.call_later(LINGER_S, transport.close)
 
     # --- upkeep -----------------------------------------------------------------------------------------
 
@@ -285,7 +310,7 @@ class Connection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Called every few seconds: close what is idle for too long or too slow."""
-        if self._current is not None or self._transport is None:
+        if self._current is not None or self._transport is None or self._lingering is not None:
             return
         quiet_s = now - self.last_activity
         if self._raw is not None:
