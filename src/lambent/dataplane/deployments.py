@@ -11,9 +11,11 @@ import itertools
 from lambent.core.events import AccountSet, FunctionRemoved, FunctionSet, VersionRetired, VersionSet
 from lambent.dataplane.plane import DataPlane
 from lambent.dataplane.routing import AliasEntry, FunctionEntry, RoutingTable, VersionEntry
+from lambent.model.errors import ServiceUnavailable
 from lambent.model.function import VersionSpec
 from lambent.model.limits import CLASSIC_BURST_BY_REGION, CLASSIC_BURST_SMALL, INIT_TIMEOUT_S, NS_PER_S
 from lambent.model.names import FunctionKey
+from lambent.worker.launcher import SandboxUnavailable
 
 
 class Deployments:
@@ -27,8 +29,11 @@ class Deployments:
         self._numbers = itertools.count(1)
 
     async def prepare(self, spec: VersionSpec) -> None:
-        """Unpack the code and have a runtime ready. Raises what says why it can not run here."""
-        await self._plane.worker.prepare(spec)
+        """Unpack the code and have a runtime ready. Raises an ApiError that says why it can not run here."""
+        try:
+            await self._plane.worker.prepare(spec)
+        except SandboxUnavailable as error:
+            raise ServiceUnavailable(str(error)) from error
 
     def activate(self, spec: VersionSpec) -> None:
         """New requests for this version label run this; what ran under the label before drains."""

@@ -163,9 +163,9 @@ class Environment:
         elif message["op"] == "started" and message["generation"] == self._generation:
             self._open_link()
         elif message["op"] == "exited" and message["generation"] == self._generation:
-            self._exited(message["status"])
+            self._exited(message["status"], message["out_of_memory"])
 
-    def _exited(self, status: int) -> None:
+    def _exited(self, status: int, out_of_memory: bool) -> None:
         """The runtime process is gone, and all that it started."""
         if self._phase == "gone":
             return
@@ -179,7 +179,7 @@ class Environment:
             self._reset_wanted = False
             self._worker.fact(ResetDone(self.id))
             return
-        error_type, body = self._init_error or self._exit_reason(status)
+        error_type, body = self._init_error or self._exit_reason(status, out_of_memory)
         now_ms = _now_ms()
         if in_init:
             took_ns = time.monotonic_ns() - self._init_started_ns
@@ -198,11 +198,11 @@ class Environment:
         else:
             self._die()  # it ended between requests: there is nothing to give back
 
-    def _exit_reason(self, status: int) -> tuple[str, bytes]:
+    def _exit_reason(self, status: int, out_of_memory: bool) -> tuple[str, bytes]:
         request_id = self._invocation.request_id if self._invocation else ""
         if self._exit_error:
             words = self._exit_error
-        elif self._out_of_memory(status):
+        elif out_of_memory or self._out_of_memory(status):
             return "Runtime.OutOfMemory", error_body(
                 "Runtime.OutOfMemory",
                 f"RequestId: {request_id} Error: Runtime exited with error: signal: killed",

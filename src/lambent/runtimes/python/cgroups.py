@@ -6,6 +6,10 @@ leaves the host's file system, so that groups can still be made and removed from
 
 import errno
 import os
+import sys
+
+if sys.platform == "linux":
+    import linux
 
 #: v1 file names by meaning; v2 uses one directory for all controllers.
 _V1 = {
@@ -14,6 +18,8 @@ _V1 = {
         "swap_limit": "memory.memsw.limit_in_bytes",
         "peak": "memory.max_usage_in_bytes",
         "events": "memory.oom_control",
+        "usage": "memory.usage_in_bytes",
+        "notify": "cgroup.event_control",
     },
     "cpu": {"weight": "cpu.shares", "quota": "cpu.cfs_quota_us"},
     "pids": {"max": "pids.max"},
@@ -53,7 +59,7 @@ class Parents:
         files = {}
         for controller, directory in self.folders.items():
             for meaning, file in names[controller].items():
-                writable = meaning not in ("peak", "events")
+                writable = meaning not in ("peak", "events", "usage")
                 try:
                     files[controller + "." + meaning] = os.open(
                         name + "/" + file, os.O_WRONLY if writable else os.O_RDONLY, dir_fd=directory
@@ -97,15 +103,57 @@ class Group:
         if descriptor is not None:
             os.write(descriptor, str(value).encode())
 
-    def limit(self, memory_bytes, vcpus, hard_cpu, processes_max):
-        """Apply the limits of one function version. Swap is never a way around the memory limit."""
+    @property
+    def can_watch(self):
+        """Can usage be told apart from what lies in /tmp (which is memory here, and a disk on AWS)? Version 1 tells
+        when a threshold is crossed; with version 2 what lies in /tmp counts as memory."""
+        return "memory.notify" in self.files and "memory.usage" in self.files
+
+    def limit(self, memory_bytes, tmp_bytes, vcpus, hard_cpu, processes_max):
+        """Apply the limits of one function version. Swap is never a way around the memory limit.
+
+        Where usage can be watched, the kernel's limit leaves room for /tmp, and MemoryWatch holds the function to its
+        own."""
         if not self.files:
             return
-        self._write("memory.limit", memory_bytes)
-        self._write("memory.swap_limit", memory_bytes if self.version == 1 else 0)
+        hard_bytes = memory_bytes + tmp_bytes if self.can_watch else memory_bytes
+        self._write("memory.limit", hard_bytes)
+        self._write("memory.swap_limit", hard_bytes if self.version == 1 else 0)
         lowest, highest = _WEIGHT_RANGE[self.version]
         self._write("cpu.weight", max(lowest, min(highest, int(_FULL_VCPU_WEIGHT[self.version] * vcpus))))
         if hard_cpu:
             quota = max(1_000, int(PERIOD_US * vcpus))
             self._write("cpu.quota", quota if self.version == 1 else "{} {}".format(quota, PERIOD_US))
         self._write("pids.max", processes_max)
+
+
+class MemoryWatch:
+    """Holds the processes of a group to `memory_bytes`, not counting what lies in /tmp.
+
+    The kernel wakes `descriptor` when usage crosses the limit; `over()` then says whether it is the function's doing.
+    While usage stays above the limit because of /tmp, ask again every few milliseconds (`close_look`).
+    """
+
+    PAUSE_S = 0.005
+
+    def __init__(self, group, memory_bytes):
+        self.descriptor = linux.eventfd()
+        self.close_look = False
+        self._usage = group.files["memory.usage"]
+        self._memory_bytes = memory_bytes
+        order = "{} {} {}".format(self.descriptor, self._usage, memory_bytes)
+        os.write(group.files["memory.notify"], order.encode())
+
+    def acknowledge(self):
+        try:
+            os.read(self.descriptor, 8)
+        except BlockingIOError:
+            pass
+
+    def over(self):
+        used_bytes = int(os.pread(self._usage, 32, 0))
+        self.close_look = used_bytes > self._memory_bytes
+        if not self.close_look:
+            return False
+        tmp = os.statvfs("/tmp")
+        return used_bytes - (tmp.f_blocks - tmp.f_bfree) * tmp.f_frsize > self._memory_bytes

@@ -12,7 +12,7 @@ Control channel, JSON messages on SOCK_SEQPACKET, descriptors beside them:
     in   {"op": "run", "assign": {...} | null, "runtime": {...}, "generation": n}
     out  {"op": "started", "generation": n}  + link in, link out, when the runtime process is a new one
     in   {"op": "kill"}                                             everything but this process
-    out  {"op": "exited", "generation": n, "status": wait status}
+    out  {"op": "exited", "generation": n, "status": wait status, "out_of_memory": bool}
     out  {"op": "failed", "error": text}
 
 When the channel closes this process ends, and the kernel kills all that is left in the namespace.
@@ -23,6 +23,8 @@ import os
 import select
 import signal
 import socket
+
+import cgroups
 
 _MESSAGE_MAX_BYTES = 262_144
 _PIPE_BYTES = 262_144
@@ -39,6 +41,8 @@ class Sandbox:
         self.runtime_channel = None  # to a runtime process that has no function yet
         self.generation = 0
         self.group = None
+        self.watch = None  # of memory, where the kernel's limit is not the function's
+        self.out_of_memory = False
         self.log_write = -1
 
     # --- making -----------------------------------------------------------------------------------------
@@ -78,7 +82,15 @@ class Sandbox:
                 rootfs.resize_tmp(wanted["tmp_mib"])
             rootfs.mount_code(wanted["code"])
             linux.set_capabilities((linux.CAP_KILL, linux.CAP_SETGID, linux.CAP_SETUID, linux.CAP_SETPCAP))
-        self.group.limit(wanted["memory_bytes"], wanted["vcpus"], wanted["hard_cpu"], wanted["processes_max"])
+        self.group.limit(
+            wanted["memory_bytes"],
+            wanted["tmp_mib"] * 1_048_576,
+            wanted["vcpus"],
+            wanted["hard_cpu"],
+            wanted["processes_max"],
+        )
+        if self.isolated and self.group.can_watch:
+            self.watch = cgroups.MemoryWatch(self.group, wanted["memory_bytes"])
 
     # --- living -----------------------------------------------------------------------------------------
 
@@ -89,7 +101,13 @@ class Sandbox:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         while True:
-            readable, _, _ = select.select([self.control, wake_read], [], [])
+            sources, pause_s = [self.control, wake_read], None
+            if self.watch is not None:
+                sources.append(self.watch.descriptor)
+                pause_s = self.watch.PAUSE_S if self.watch.close_look else None
+            readable, _, _ = select.select(sources, [], [], pause_s)
+            if self.watch is not None:
+                self._look_at_memory()
             if wake_read in readable:
                 os.read(wake_read, 4096)
                 self._reap()
@@ -99,6 +117,12 @@ class Sandbox:
                     self._kill_all()
                     return
                 self._obey(json.loads(message))
+
+    def _look_at_memory(self):
+        self.watch.acknowledge()
+        if self.runtime_pid and self.watch.over():
+            self.out_of_memory = True
+            self._kill_all()
 
     def _obey(self, message):
         if message["op"] == "kill":
@@ -165,7 +189,15 @@ class Sandbox:
             if pid == self.runtime_pid:
                 self._kill_all()
                 self.runtime_pid = 0
-                self._send({"op": "exited", "generation": self.generation, "status": status})
+                self._send(
+                    {
+                        "op": "exited",
+                        "generation": self.generation,
+                        "status": status,
+                        "out_of_memory": self.out_of_memory,
+                    }
+                )
+                self.out_of_memory = False
 
     def _kill_all(self):
         """Kill every process of the sandbox but this one, and wait until no child is left."""

@@ -79,6 +79,11 @@ def sethostname(name):
     _check(_libc.sethostname(raw, len(raw)), "sethostname")
 
 
+def eventfd():
+    """A non-blocking event counter, closed on exec (os.eventfd is of Python 3.10)."""
+    return _check(_libc.eventfd(0, os.O_NONBLOCK | os.O_CLOEXEC), "eventfd")
+
+
 def _prctl(option, a=0, b=0):
     _check(
         _libc.prctl(option, ctypes.c_ulong(a), ctypes.c_ulong(b), ctypes.c_ulong(0), ctypes.c_ulong(0)),
