@@ -7,6 +7,7 @@ then files are opened. Everything slow (imports, models, state) happens while th
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import logging
 import os
@@ -17,6 +18,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from lambent.core.admission import ScalingProfile
 from lambent.core.events import AnyCommand, AnyEvent
@@ -106,6 +108,23 @@ def _check_address(settings: Settings) -> None:
         )
 
 
+def _lock(data_dir: Path) -> IO[str]:
+    """One server for one data folder; the lock goes with the process. Raises CanNotStart."""
+    file = (data_dir / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        raise CanNotStart(
+            f"--data {data_dir} is in use by another Lambent (process {file.read().strip() or "?"}). Stop it, or "
+            "another folder."
+        ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
 def _raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -136,7 +155,7 @@ def serve(settings: Settings) -> int:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         import uvloop
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with _lock(settings.data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_Server(settings, launcher, namespaces, seccomp, problems, found).run(sock))
     except SandboxUnavailable as error:
         raise CanNotStart(str(error)) from error

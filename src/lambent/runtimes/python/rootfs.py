@@ -6,6 +6,7 @@ interpreter, and the runtime's packages at /var/runtime.
 """
 
 import os
+import sys
 
 import linux
 
@@ -83,6 +84,8 @@ def build(root, interpreter_prefixes, packages, code_store, uids):
         os.symlink(target, "{}/dev/{}".format(root, name))
     for path in ("/var/task", "/opt", "/tmp", "/proc", "/var/lang/bin", "/.old"):
         _place(root, path, True)
+    for name in ("python", "python3", "python3.{}".format(sys.version_info[1])):
+        os.symlink(os.path.realpath(sys.executable), "{}/var/lang/bin/{}".format(root, name))
     bind(code_store, _place(root, CODE_STORE, True))
     _write_users(root, uids)
     linux.pivot_root(root, root + "/.old")
