@@ -214,6 +214,8 @@ def cold_floor(samples: int, burst: int, interpreters: int = 0) -> dict[str, Any
     return result
 
 
+# Lambent's zygote has boto3 imported ahead and the floor's has not, so the ratio of the third kind shows what that
+# saves; it is no figure of the sandbox.
 COLD_KINDS = {  # name in the table -> module, whether to pause between samples
     "trivial handler": ("echo", True),
     "trivial handler, back to back": ("echo", False),

@@ -114,6 +114,7 @@ def main() -> int:
     names = [name for name in options.only or MEASURES if not (options.floor_only and name in NEED_LAMBENT)]
     began_s = time.time()
     figures = measure(bench, names, progress, console)
+    facts["load_average_after"] = [round(load, 2) for load in os.getloadavg()]
     console.print(table(figures))
     record = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began_s)),

@@ -62,7 +62,7 @@ def client(service: str, url: str, account: str = "000000000000", region: str = 
         aws_access_key_id=account,
         aws_secret_access_key="anything",
         config=botocore.config.Config(
-            retries={"max_attempts": 0}, read_timeout=60, max_pool_connections=64, parameter_validation=False
+            retries={"max_attempts": 0}, read_timeout=60, max_pool_connections=128, parameter_validation=False
         ),
     )
 

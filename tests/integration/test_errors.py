@@ -130,7 +130,7 @@ def test_init_that_fails_once_succeeds_inside_the_invoke(deploy: Deploy) -> None
 
 @pytest.mark.parametrize(
     ("result", "kind"),
-    [("{1, 2}", "set"), ("object()", "object"), ("b'bytes'", "bytes"), ("open('/dev/null')", "TextIOWrapper")],
+    [("{1, 2}", "set"), ("object()", "object"), ("[b'bytes']", "bytes"), ("open('/dev/null')", "TextIOWrapper")],
 )
 def test_results_that_are_not_json(deploy: Deploy, result: str, kind: str) -> None:
     reply = failed(deploy(f"def handler(event, context):\n    return {result}\n"))
@@ -140,6 +140,12 @@ def test_results_that_are_not_json(deploy: Deploy, result: str, kind: str) -> No
         "requestId": reply.request_id,
         "stackTrace": [],
     }
+
+
+def test_bytes_pass_as_they_are(deploy: Deploy) -> None:
+    """AWS's runtime client sends them as application/unknown, untouched."""
+    reply = deploy("def handler(event, context):\n    return bytes(range(256))\n").invoke()
+    assert (reply.error, reply.raw) == (None, bytes(range(256)))
 
 
 def test_response_sizes(deploy: Deploy) -> None:

@@ -115,9 +115,9 @@ def _lock(data_dir: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.seek(0)
+        owner = file.read().strip() or "unknown"
         raise CanNotStart(
-            f"--data {data_dir} is in use by another Lambent (process {file.read().strip() or "?"}). Stop it, or "
-            "another folder."
+            f"--data {data_dir} is in use by another Lambent (process {owner}). Stop it, or choose another folder."
         ) from error
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
