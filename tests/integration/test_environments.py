@@ -131,7 +131,6 @@ def test_context_object(deploy: Deploy) -> None:
     )
     context = '{"client": {"app_title": "t\\u00e4st"}, "custom": {"k": "v"}, "env": {"e": "1"}}'
 
-
     reply = function.invoke(ClientContext=base64.b64encode(context.encode()).decode())
     found = reply.value
     assert found["function_name"] == function.name
@@ -318,12 +317,20 @@ def test_strict_runtimes_refuse_what_is_not_installed(tmp_path: Path) -> None:
         assert server.deploy(COUNTER).call()[1] == 1
         refused, runtime = "strict", f"python3.{missing[0]}"
         server.lambda_.create_function(
-            FunctionName=refused, Runtime=runtime, Role=ROLE, Handler="m.handler", Code={"ZipFile": make_zip({"m.py": ""})}
+            FunctionName=refused,
+            Runtime=runtime,
+            Role=ROLE,
+            Handler="m.handler",
+            Code={"ZipFile": make_zip({"m.py": ""})},
         )
         found = Function(server, refused).wait_active()
         assert found["State"] == "Failed"
-        assert f"The runtime {runtime} is not installed on this host and --strict-runtimes is on" in found["StateReason"]
-        with pytest.raises(server.lambda_.exceptions.ResourceConflictException, match="currently in the following state"):
+        assert (
+            f"The runtime {runtime} is not installed on this host and --strict-runtimes is on" in found["StateReason"]
+        )
+        with pytest.raises(
+            server.lambda_.exceptions.ResourceConflictException, match="currently in the following state"
+        ):
             Function(server, refused).invoke()
 
 

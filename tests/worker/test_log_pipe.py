@@ -88,6 +88,17 @@ def test_an_unfinished_line_waits_for_the_flush() -> None:
     assert parser.flush(NOW + 3) == []
 
 
+def test_the_end_of_an_invocation_ends_a_line_but_not_a_record() -> None:
+    parser = LogParser()
+    parser.feed(b"no newline", NOW)
+    assert parser.end_line(NOW) == [(NOW, "no newline")]
+    assert parser.end_line(NOW) == []
+    record = frame(b"of a thread")
+    parser.feed(record[:20], NOW)
+    assert parser.end_line(NOW) == []
+    assert [text for _, text in parser.feed(record[20:], NOW)] == ["of a thread"]
+
+
 def test_an_unfinished_frame_is_shown_as_it_is() -> None:
     parser = LogParser()
     assert parser.feed(frame(b"half of it")[:-4], NOW) == []

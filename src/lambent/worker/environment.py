@@ -346,6 +346,7 @@ class Environment:
         if now_ns >= self._deadline_ns:
             return
         self._drain_logs()
+        self._write(self._parser.end_line(_now_ms()))
         self._close_report(status, error_type, now_ns - self._busy_since_ns)
         self._invocation = None
         self._reinit = False

@@ -85,7 +85,7 @@ class LocalWorker:
 
     def _take(self, environment: Environment, pool: RuntimePool) -> None:
         try:
-            self.sandboxes.take(pool, environment.attach)
+            self.sandboxes.take(pool, environment.attach, environment.stop)
         except SandboxUnavailable as error:
             _log.error("environment %d of %s can not start: %s", environment.id, environment.spec.arn, error)
             environment.stop()

@@ -66,8 +66,12 @@ class LogParser:
             return b""
         return last
 
+    def end_line(self, now_ms: int) -> list[tuple[int, str]]:
+        """The unfinished line, when the invocation is over; a record under way stays."""
+        return [] if not self._rest or self._rest.startswith(_MAGIC) else self.flush(now_ms)
+
     def flush(self, now_ms: int) -> list[tuple[int, str]]:
-        """The unfinished line, when the writer is gone or the invocation over."""
+        """What is left, when the writer is gone."""
         rest, self._rest = self._rest, b""
         events: list[tuple[int, str]] = []
         rest = _cut(rest, now_ms, events)

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Sandbox:
         "link",
         "log_fd",
         "name",
+        "on_lost",
         "on_message",
         "on_parked",
         "peak_fd",
@@ -63,6 +65,7 @@ class Sandbox:
         #: Our ends of the link to a runtime process that nobody has taken yet.
         self.link: tuple[int, int] | None = None
         self.on_parked: Callable[[Sandbox], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         #: Called with each message; None when the sandbox is gone.
         self.on_message: Callable[[dict[str, Any] | None], None] | None = None
 
@@ -87,6 +90,10 @@ class RuntimePool:
         self.runtime = runtime
         self.parked: collections.deque[Sandbox] = collections.deque(maxlen=SLOTS)
         self.making = 0
+        #: Sandboxes in a row that could not be made, the last reason, and when parking may try again.
+        self.failures = 0
+        self.failure = ""
+        self.retry_at = 0.0
 
 
 class Sandboxes:
@@ -191,8 +198,9 @@ class Sandboxes:
 
     # --- sandboxes --------------------------------------------------------------------------------------
 
-    def take(self, pool: RuntimePool, on_parked: Callable[[Sandbox], None]) -> Sandbox:
-        """A sandbox for a function: a parked one (`on_parked` is called at once), or a new one.
+    def take(self, pool: RuntimePool, on_parked: Callable[[Sandbox], None], on_lost: Callable[[], None]) -> Sandbox:
+        """A sandbox for a function: a parked one (`on_parked` is called at once), or a new one, for which either
+        `on_parked` or `on_lost` is called later.
 
         Raises SandboxUnavailable when no slot is free or the zygote is gone.
         """
@@ -203,6 +211,7 @@ class Sandboxes:
             return sandbox
         sandbox = self._make(pool)
         sandbox.on_parked = on_parked
+        sandbox.on_lost = on_lost
         return sandbox
 
     def _make(self, pool: RuntimePool) -> Sandbox:
@@ -232,29 +241,42 @@ class Sandboxes:
         if len(descriptors) >= 2:
             sandbox.link = (descriptors[0], descriptors[1])
         if message is not None and message["op"] == "parked":
-            pool.making -= 1
-            for name, descriptor in zip(("log_fd", "peak_fd", "events_fd"), descriptors[2:], strict=False):
-                setattr(sandbox, name, descriptor)
-            os.set_blocking(sandbox.log_fd, False)
-            if sandbox.on_parked is not None:
-                sandbox.on_parked(sandbox)
-            elif self._closing:
-                self.release(sandbox)
-            else:
-                pool.parked.append(sandbox)
-            return
-        if message is None:
-            if sandbox.log_fd < 0:
-                pool.making -= 1
-            if sandbox in pool.parked:
-                pool.parked.remove(sandbox)
-            loop.remove_reader(sandbox.channel.fileno())
-        elif message["op"] == "failed":
-            _log.error("sandbox %s: %s", sandbox.name, message["error"])
-        if sandbox.on_message is not None:
+            self._parked(pool, sandbox, descriptors)
+        elif sandbox.on_message is not None:
+            if message is not None and message["op"] == "failed":
+                _log.error("sandbox %s: %s", sandbox.name, message["error"])
             sandbox.on_message(message)
         elif message is None:
+            self._lost(pool, sandbox)
+        elif message["op"] == "failed":
+            pool.failure = message["error"]
+
+    def _parked(self, pool: RuntimePool, sandbox: Sandbox, descriptors: list[int]) -> None:
+        pool.making -= 1
+        pool.failures = 0
+        for name, descriptor in zip(("log_fd", "peak_fd", "events_fd"), descriptors[2:], strict=False):
+            setattr(sandbox, name, descriptor)
+        os.set_blocking(sandbox.log_fd, False)
+        if sandbox.on_parked is not None:
+            sandbox.on_parked(sandbox)
+        elif self._closing:
             self.release(sandbox)
+        else:
+            pool.parked.append(sandbox)
+
+    def _lost(self, pool: RuntimePool, sandbox: Sandbox) -> None:
+        """A sandbox that nobody had taken is gone: it could not be made, or died parked."""
+        if sandbox in pool.parked:
+            pool.parked.remove(sandbox)
+        else:
+            pool.making -= 1
+            pool.failures += 1
+            if pool.failures == 1:
+                _log.error("a sandbox of %s could not be made: %s", pool.runtime, pool.failure or "it ended")
+            pool.retry_at = time.monotonic() + min(30.0, 0.25 * 2**pool.failures)
+        self.release(sandbox)
+        if sandbox.on_lost is not None:
+            sandbox.on_lost()
 
     def release(self, sandbox: Sandbox) -> None:
         """End a sandbox (it may be gone already) and free what it held. Call once."""
@@ -288,6 +310,12 @@ class Sandboxes:
             pool = task.result()
             if pool.zygote.lost or len(pool.parked) + pool.making >= self._parked_target:
                 continue
+            if pool.failures:
+                if time.monotonic() < pool.retry_at:
+                    self._schedule_refill(1.0)
+                    return
+                if pool.making:
+                    continue
             try:
                 self._make(pool)
             except SandboxUnavailable:

@@ -89,8 +89,6 @@ class Sandbox:
             wanted["hard_cpu"],
             wanted["processes_max"],
         )
-        if self.isolated and self.group.can_watch:
-            self.watch = cgroups.MemoryWatch(self.group, wanted["memory_bytes"])
 
     # --- living -----------------------------------------------------------------------------------------
 
@@ -140,6 +138,9 @@ class Sandbox:
             self._send({"op": "started", "generation": self.generation}, link)
             for descriptor in link:
                 os.close(descriptor)
+            if message.get("assign") and self.isolated and self.group.can_watch:
+                # Last, because registering waits for the kernel (some 5 ms), and the runtime need not.
+                self.watch = cgroups.MemoryWatch(self.group, message["assign"]["memory_bytes"])
         except Exception as error:
             self._send({"op": "failed", "error": "{}: {}".format(type(error).__name__, error)})
 

@@ -62,11 +62,12 @@ def _mirror(root, path):
         bind(path, _place(root, path, os.path.isdir(path)))
 
 
-def build(root, interpreter_prefixes, packages, code_store, uids):
+def build(root, interpreter_prefixes, packages, code_store, uids, rootless):
     """Build the tree at `root` (an empty folder) and make it `/` of this mount namespace.
 
     interpreter_prefixes: folders of the interpreter, kept at their own paths. packages: name -> host path of what
-    stands in /var/runtime. code_store: host folder of unpacked code. uids: range of user ids that get a name.
+    stands in /var/runtime. code_store: host folder of unpacked code. uids: user ids that get a name. rootless: in a
+    user namespace of our own.
     """
     os.umask(0o022)
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
@@ -88,6 +89,8 @@ def build(root, interpreter_prefixes, packages, code_store, uids):
         os.symlink(os.path.realpath(sys.executable), "{}/var/lang/bin/{}".format(root, name))
     bind(code_store, _place(root, CODE_STORE, True))
     _write_users(root, uids)
+    if rootless:  # a user namespace may mount a new /proc only where it sees a whole one
+        linux.mount("proc", root + "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     linux.pivot_root(root, root + "/.old")
     os.chdir("/")
     linux.umount("/.old")

@@ -84,7 +84,9 @@ class Zygote:
         self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
         linux.unshare(linux.CLONE_NEWNS)
         uids = range(config["uid_base"], config["uid_base"] + config["slots"])
-        rootfs.build(config["root"], config["prefixes"], config["packages"], config["code_store"], uids)
+        rootfs.build(
+            config["root"], config["prefixes"], config["packages"], config["code_store"], uids, config["rootless"]
+        )
 
     def _enter_user_namespace(self):
         """Without root: a user namespace gives the right to make the others. Only a process whose own pid namespace
