@@ -299,14 +299,17 @@ class Neighbour:
     def __init__(self, server: Server) -> None:
         self.function = server.deploy(self.SOURCE, "neighbour")
         self.calls = 0
+        self.worst_s = 0.0
         self.problems: list[str] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         while not self._done.wait(0.01):
+            began = time.monotonic()
             try:
                 reply = self.function.invoke({"n": self.calls})
+                self.worst_s = max(self.worst_s, time.monotonic() - began)
                 if reply.error is not None or reply.value != self.calls + 1:
                     self.problems.append(f"call {self.calls}: {reply.raw!r}")
             except Exception as error:

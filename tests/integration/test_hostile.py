@@ -150,7 +150,7 @@ time.sleep(20)
 
 
 def test_answering_twice(deploy: Deploy, neighbour: Neighbour) -> None:
-    """The second answer breaks the protocol; the next request is served by a new process, never by that answer."""
+    """What is said to a request that has been answered, or to none, is not heard by anybody."""
     body = f"""
 {FIND_LINKS.strip()}
 header = context.aws_request_id.encode() + b'\\0application/json'
@@ -168,6 +168,30 @@ time.sleep(20)
     assert reply.raw == b'"fake"'
     for _ in range(5):
         recovers(function)
+
+
+def test_answering_requests_that_never_were(deploy: Deploy, neighbour: Neighbour) -> None:
+    body = f"""
+{FIND_LINKS.strip()}
+frame = struct.pack('<IBH', 3 + 36 + 4, 3, 36) + b'x' * 36 + b'null'
+for fd in found:
+    try:
+        os.write(fd, frame * 500)
+    except OSError:
+        pass
+"""
+    function = deploy(handler(body), Timeout=15)
+    reply = function.invoke("attack")
+    assert reply.value["errorType"] == "Runtime.ExitError"
+    recovers(function)
+
+
+def test_many_short_lines(deploy: Deploy, neighbour: Neighbour) -> None:
+    function = deploy(handler("for _ in range(20):\n    os.write(1, b'\\n' * 100_000)"), Timeout=30)
+    neighbour.worst_s = 0.0
+    assert function.invoke("attack").error is None
+    print("worst", neighbour.worst_s)
+    assert neighbour.worst_s < 1.0
 
 
 def test_kill_everything_in_reach(server: Server, deploy: Deploy, neighbour: Neighbour) -> None:

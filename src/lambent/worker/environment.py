@@ -40,6 +40,9 @@ _LOG_READ_BYTES = 262_144
 #: and the next reading shows them.
 _PEAK_AGE_NS = 10_000_000
 _TAIL_MAX_BYTES = 4_096
+_ANSWERS = frozenset((FrameKind.RESULT, FrameKind.ERROR, FrameKind.TOO_LARGE))
+#: Answers to no running request that one runtime process may send before it is stopped.
+_STALE_ANSWERS_MAX = 64
 _NOTHING = bytearray(4)
 _waiting_bytes = bytearray(4)  # written by FIONREAD; one thread
 #: Exit code by which a runtime without a control group says that it ran out of its memory (bootstrap.py).
@@ -74,6 +77,7 @@ class Environment:
         "_reset_wanted",
         "_sandbox",
         "_started_ns",
+        "_stale_answers",
         "_stopping",
         "_tail",
         "_worker",
@@ -98,6 +102,7 @@ class Environment:
         self._generation = 0
         self._phase = "init"  # init | ready | gone: of the runtime process; dead: of the sandbox
         self._oom_kills = 0
+        self._stale_answers = 0
         self._invocation: Invocation | None = None
         self._reinit = self._cold = False
         self._init_error: tuple[str, bytes] | None = None
@@ -134,6 +139,7 @@ class Environment:
         self._phase = "init"
         self._init_error = None
         self._exit_error = ""
+        self._stale_answers = 0
         self._expired = False
         self._init_started_ns = time.monotonic_ns()
         self._open_link()
@@ -232,26 +238,35 @@ class Environment:
 
     def _on_frame(self, frame: Frame) -> None:
         kind = frame.kind
-        invocation = self._invocation
-        if kind == FrameKind.RESULT and invocation is not None and self._phase == "ready":
-            if self._reports_rss:
-                self._note_rss(frame.header)
-            self._finish(Outcome.SUCCESS, frame.payload, "success", None)
-        elif kind == FrameKind.ERROR and invocation is not None and self._phase == "ready":
-            if self._reports_rss:
-                self._note_rss(frame.header)
-            self._finish(Outcome.ERROR, frame.payload, "error", None)
+        if kind in _ANSWERS:
+            self._answered(kind, frame)
         elif kind == FrameKind.READY and self._phase == "init":
             self._ready()
         elif kind == FrameKind.INIT_ERROR and self._phase == "init":
             self._init_error = (frame.header.decode("utf-8", "replace"), frame.payload)
-        elif kind == FrameKind.TOO_LARGE and invocation is not None and self._phase == "ready":
+        else:
+            self._on_link_lost(FrameError(f"a frame of kind {kind} where none of that kind can come"))
+
+    def _answered(self, kind: int, frame: Frame) -> None:
+        """An answer counts only for the request that is running: a forked child that returns from the handler too
+        answers again, maybe while the next request runs. AWS refuses such answers and goes on; so do we, for a while."""
+        invocation = self._invocation
+        if invocation is None or self._phase != "ready" or not frame.header.startswith(invocation.request_id.encode()):
+            self._stale_answers += 1
+            if self._stale_answers > _STALE_ANSWERS_MAX:
+                self._on_link_lost(FrameError(f"{self._stale_answers} answers to requests that are not running"))
+            return
+        if self._reports_rss:
+            self._note_rss(frame.header)
+        if kind == FrameKind.RESULT:
+            self._finish(Outcome.SUCCESS, frame.payload, "success", None)
+        elif kind == FrameKind.ERROR:
+            self._finish(Outcome.ERROR, frame.payload, "error", None)
+        else:
             message = f"Response payload size exceeded maximum allowed payload size ({RESPONSE_MAX_BYTES} bytes)."
             # The client reads errorMessage first here, as AWS writes it.
             body = b'{"errorMessage":"%s","errorType":"Function.ResponseSizeTooLarge"}' % message.encode()
             self._finish(Outcome.ERROR, body, "error", "Function.ResponseSizeTooLarge")
-        else:
-            self._on_link_lost(FrameError(f"a frame of kind {kind} where none of that kind can come"))
 
     def _note_rss(self, header: bytes) -> None:
         """Without a control group the runtime tells its peak resident size, in KiB, as the header's last field."""
