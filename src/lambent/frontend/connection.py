@@ -192,17 +192,20 @@ class Connection(asyncio.Protocol):
         raw = self._raw
         assert raw is not None
         raw.target += url
-        self._count_header(len(url))
+        self._header_bytes += len(url)
+        if self._header_bytes > HEADERS_MAX_BYTES:
+            self._refuse_headers()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         raw = self._raw
         assert raw is not None
         raw.headers[name.lower()] = value
-        self._count_header(len(name) + len(value))
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > HEADERS_MAX_BYTES:
+            self._refuse_headers()
 
-    def _count_header(self, count: int) -> None:
-        self._header_bytes += count
-        if self._header_bytes > HEADERS_MAX_BYTES and not self.closing:
+    def _refuse_headers(self) -> None:
+        if not self.closing:
             self._refuse(431, f"Request line and headers are over {HEADERS_MAX_BYTES} bytes.")
 
     def on_headers_complete(self) -> None:

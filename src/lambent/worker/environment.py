@@ -38,7 +38,7 @@ _log = logging.getLogger("lambent.worker")
 _LOG_READ_BYTES = 262_144
 #: Busy time after which the memory peak is read again. In less, a process can touch some tens of MiB at the very most,
 #: and the next reading shows them.
-_PEAK_AGE_NS = 10_000_000
+_PEAK_AGE_NS = 25_000_000
 _TAIL_MAX_BYTES = 4_096
 _ANSWERS = frozenset((FrameKind.RESULT, FrameKind.ERROR, FrameKind.TOO_LARGE))
 #: Answers to no running request that one runtime process may send before it is stopped.
@@ -76,8 +76,8 @@ class Environment:
         "_reports_rss",
         "_reset_wanted",
         "_sandbox",
-        "_started_ns",
         "_stale_answers",
+        "_started_ns",
         "_stopping",
         "_tail",
         "_worker",
@@ -249,9 +249,11 @@ class Environment:
 
     def _answered(self, kind: int, frame: Frame) -> None:
         """An answer counts only for the request that is running: a forked child that returns from the handler too
-        answers again, maybe while the next request runs. AWS refuses such answers and goes on; so do we, for a while."""
+        answers again, maybe while the next request runs. AWS refuses such answers and goes on; so do we, for a while.
+        """
         invocation = self._invocation
-        if invocation is None or self._phase != "ready" or not frame.header.startswith(invocation.request_id.encode()):
+        running = invocation.request_id.encode() if invocation is not None and self._phase == "ready" else None
+        if running is None or not frame.header.startswith(running):
             self._stale_answers += 1
             if self._stale_answers > _STALE_ANSWERS_MAX:
                 self._on_link_lost(FrameError(f"{self._stale_answers} answers to requests that are not running"))

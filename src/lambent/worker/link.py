@@ -80,6 +80,8 @@ class FrameLink:
             self._lose(error)
             return
         for frame in frames:
+            if self._answers_fd < 0:  # closed over the frame before
+                return
             self._on_frame(frame)
 
     def _lose(self, error: FrameError | None) -> None:
