@@ -141,6 +141,7 @@ class Environment:
         self._exit_error = ""
         self._stale_answers = 0
         self._expired = False
+        self._peak_bytes, self._peak_age_ns = 0, _PEAK_AGE_NS
         self._init_started_ns = time.monotonic_ns()
         self._open_link()
         message = {

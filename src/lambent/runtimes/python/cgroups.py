@@ -59,13 +59,9 @@ class Parents:
         files = {}
         for controller, directory in self.folders.items():
             for meaning, file in names[controller].items():
-                writable = meaning not in ("peak", "events", "usage")
-                try:
-                    files[controller + "." + meaning] = os.open(
-                        name + "/" + file, os.O_WRONLY if writable else os.O_RDONLY, dir_fd=directory
-                    )
-                except FileNotFoundError:  # no swap accounting, or a kernel without memory.peak
-                    continue
+                descriptor = _open(name + "/" + file, meaning, directory)
+                if descriptor is not None:
+                    files[controller + "." + meaning] = descriptor
         for directory in self._directories():
             descriptor = os.open(name + "/cgroup.procs", os.O_WRONLY, dir_fd=directory)
             os.write(descriptor, b"0")
@@ -91,6 +87,18 @@ class Parents:
             os.close(descriptor)
 
 
+def _open(path, meaning, directory):
+    modes = {"events": (os.O_RDONLY,), "usage": (os.O_RDONLY,), "peak": (os.O_RDWR, os.O_RDONLY)}
+    for mode in modes.get(meaning, (os.O_WRONLY,)):
+        try:
+            return os.open(path, mode, dir_fd=directory)
+        except FileNotFoundError:  # no swap accounting, or a kernel without memory.peak
+            return None
+        except PermissionError:  # a peak that can not be set back, before Linux 6.12
+            continue
+    return None
+
+
 class Group:
     """The open control files of one environment's group."""
 
@@ -102,6 +110,13 @@ class Group:
         descriptor = self.files.get(name)
         if descriptor is not None:
             os.write(descriptor, str(value).encode())
+
+    def forget_peak(self):
+        """The next runtime process starts its own account."""
+        try:
+            self._write("memory.peak", 0)
+        except OSError:
+            pass
 
     @property
     def can_watch(self):

@@ -190,6 +190,7 @@ class Sandbox:
             if pid == self.runtime_pid:
                 self._kill_all()
                 self.runtime_pid = 0
+                self.group.forget_peak()
                 self._send(
                     {
                         "op": "exited",
