@@ -23,7 +23,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import boto3
 import botocore.config
@@ -244,7 +244,7 @@ class Server:
             return json.load(answer)
 
     def family(self) -> set[int]:
-        """The process ids of the server and of everything below it: descendants, and whatever was orphaned in its session."""
+        """The server and everything below it: descendants, and whatever was orphaned in its session."""
         parents: dict[int, tuple[int, int]] = {}
         for entry in os.listdir("/proc"):
             if entry.isdigit():
@@ -316,7 +316,7 @@ class Neighbour:
                 self.problems.append(f"call {self.calls}: {error!r}")
             self.calls += 1
 
-    def __enter__(self) -> Neighbour:
+    def __enter__(self) -> Self:
         assert self.function.call({"n": 1}) == 2
         self._thread.start()
         return self

@@ -257,7 +257,11 @@ def test_packages_and_handlers_in_folders(deploy: Deploy) -> None:
 
 def test_memory_is_measured(deploy: Deploy) -> None:
     function = deploy(
-        "def handler(event, context):\n    kept = bytearray(event << 20)\n    kept[::4096] = b'x' * len(kept[::4096])\n",
+        """
+        def handler(event, context):
+            kept = bytearray(event << 20)
+            kept[::4096] = b"x" * len(kept[::4096])
+        """,
         MemorySize=256,
     )
     small = int(function.invoke(1).report["Max Memory Used"].split()[0])

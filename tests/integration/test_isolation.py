@@ -45,6 +45,10 @@ def family(number):
         return errno.errorcode[error.errno]
     return "allowed"
 
+def descriptors():
+    paths = ["/proc/self/fd/" + fd for fd in os.listdir("/proc/self/fd")]
+    return {path[14:]: os.readlink(path) for path in paths if os.path.exists(path)}
+
 def uid_after(seconds):
     time.sleep(seconds)
     return os.getuid()
@@ -177,9 +181,7 @@ def test_environment_of_the_server_is_not_handed_down(probe: Function) -> None:
 
 
 def test_only_its_own_descriptors_are_open(probe: Function) -> None:
-    found = probe.call(
-        "{fd: os.readlink('/proc/self/fd/' + fd) for fd in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + fd)}"
-    )
+    found = probe.call("descriptors()")
     assert found.pop("0") == "/dev/null"
     kinds = sorted(target.partition(":")[0] for target in found.values())
     assert set(kinds) <= {"pipe", "socket"}, json.dumps(found)

@@ -195,7 +195,7 @@ def test_alias_weights_route(server: Server, deploy: Deploy) -> None:
     lambda_.update_alias(FunctionName=name, Name="live", FunctionVersion="2", RoutingConfig={})
     assert {function.invoke(Qualifier="live").version for _ in range(10)} == {"2"}
     lambda_.delete_alias(FunctionName=name, Name="live")
-    with pytest.raises(lambda_.exceptions.ResourceNotFoundException, match=":live$"):
+    with pytest.raises(lambda_.exceptions.ResourceNotFoundException, match=r":live$"):
         function.invoke(Qualifier="live")
 
 

@@ -118,7 +118,11 @@ def deploy(
         except functions.exceptions.ResourceNotFoundException:
             existing = None
         if existing is None:
-            handler = handler or find_handler(code)
+            try:
+                handler = handler or find_handler(code)
+            except zipfile.BadZipFile as error:
+                typer.echo(f"lambent: {path} is not a zip file", err=True)
+                raise typer.Exit(2) from error
             if handler is None:
                 typer.echo(
                     "lambent: no handler found at the top of the code; give --handler module.function",

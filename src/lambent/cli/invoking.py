@@ -23,7 +23,10 @@ def invoke(endpoint: str, name: str, payload: str | None, asynchronous: bool, ta
     if payload == "-":
         body = sys.stdin.buffer.read()
     elif payload and payload.startswith("@"):
-        body = Path(payload[1:]).read_bytes()
+        try:
+            body = Path(payload[1:]).read_bytes()
+        except OSError as error:
+            raise typer.BadParameter(f"--payload {payload}: {error.strerror}") from error
     else:
         body = (payload or "{}").encode()
     with told_errors(endpoint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from lambent.cli.client import client, own_page, print_json, told_errors
@@ -83,4 +84,5 @@ def _table(headings: tuple[str, ...], rows: list[tuple[Any, ...]], nothing: str)
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # Piped, a row is a line, however long: for grep and awk.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)

@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -58,10 +59,13 @@ class CanNotStart(Exception):
 
 
 class _FileRecorder:
-    """`--record FILE`: every fact and the commands that followed, for replay."""
+    """`--record FILE`: every fact and the commands that followed, for replay. Raises CanNotStart."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+        try:
+            self._file = path.open("wb")
+        except OSError as error:
+            raise CanNotStart(f"--record {path}: {error.strerror}") from error
 
     def record(self, now_ns: int, event: AnyEvent, commands: list[AnyCommand]) -> None:
         self._file.write(encode_record(now_ns, event, commands))
@@ -101,6 +105,8 @@ def _choose_sandbox(settings: Settings, state: LauncherState) -> bool:
 
 
 def _check_address(settings: Settings) -> None:
+    if settings.upstream is not None and not re.match(r"https?://[^/\s]", settings.upstream):
+        raise CanNotStart(f"--upstream {settings.upstream}: not a URL such as http://127.0.0.1:5000.")
     if settings.host not in _LOOPBACK and not settings.insecure:
         raise CanNotStart(
             f"--host {settings.host} is not a loopback address, and requests are not authenticated yet: whoever "
@@ -149,14 +155,17 @@ def serve(settings: Settings) -> int:
         namespaces = _choose_sandbox(settings, state)
         problems = [*state.problems] + ([seccomp_problem] if seccomp_problem else [])
         found = interpreters.find()  # while version managers below closed folders can still be seen
+        recorder = _FileRecorder(settings.record) if settings.record else None  # below closed folders too
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CanNotStart(f"--data {settings.data_dir}: {error.strerror}") from error
         if os.geteuid() == 0:
             _give_up_root(settings)
-        else:
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
         import uvloop
 
         with _lock(settings.data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Server(settings, launcher, namespaces, seccomp, problems, found).run(sock))
+            return runner.run(_Server(settings, launcher, namespaces, seccomp, problems, found, recorder).run(sock))
     except SandboxUnavailable as error:
         raise CanNotStart(str(error)) from error
     finally:
@@ -166,9 +175,6 @@ def serve(settings: Settings) -> int:
 def _give_up_root(settings: Settings) -> None:
     uid = privilege.server_uid(settings.data_dir)
     privilege.own(settings.data_dir, uid)
-    if settings.record is not None:
-        settings.record.touch()
-        os.chown(settings.record, uid, uid)
     package = Path(__file__).resolve().parent.parent.parent
     needed = {Path(sys.prefix), Path(sys.base_prefix), package, settings.data_dir.resolve()}
     try:
@@ -186,6 +192,7 @@ class _Server:
         seccomp: bytes,
         problems: list[str],
         found: dict[int, interpreters.Interpreter],
+        recorder: _FileRecorder | None,
     ) -> None:
         self.settings = settings
         self.launcher = launcher
@@ -193,6 +200,7 @@ class _Server:
         self.seccomp = seccomp
         self.problems = problems
         self.found = found
+        self.recorder = recorder
         self.exit_status = 0
 
     async def run(self, sock: socket.socket) -> int:
@@ -205,9 +213,8 @@ class _Server:
         code = CodeStore(data / "code")
         logs = LogStore(data / "logs", settings.log_retention_mib * MIB)
         database, _ = await asyncio.gather(Database.open(data / "state.db"), logs.start())
-        recorder = _FileRecorder(settings.record) if settings.record else None
         scheduler = Scheduler(ScalingProfile(settings.profile.value), int(settings.idle_s * NS_PER_S))
-        plane = DataPlane(scheduler, recorder)
+        plane = DataPlane(scheduler, self.recorder)
         routing = RoutingTable(random.Random())
         sandboxes = Sandboxes(
             self.launcher,
@@ -252,12 +259,13 @@ class _Server:
         upstream = Upstream(settings.upstream) if settings.upstream else None
         listener = Listener(Application(invokes, services, pages, upstream))
         await listener.start(sock)
+        self._heed_signals()
         self._say_ready(url)
         gc.collect()
         gc.freeze()  # what stands now stays; collections look only at what comes
         warm_up = asyncio.create_task(_warm_up(sandboxes, routing))
 
-        await self._until_told_to_stop()
+        await self._stop.wait()
         started = time.monotonic()
         invokes.draining = True
         listener.stop_accepting()
@@ -270,8 +278,8 @@ class _Server:
         await logs.close()
         await database.close()
         await code.close()
-        if recorder is not None:
-            recorder.close()
+        if self.recorder is not None:
+            self.recorder.close()
         _log.info("stopped after %.2f s%s", time.monotonic() - started, f", {cut_off} cut off" if cut_off else "")
         return self.exit_status
 
@@ -287,7 +295,8 @@ class _Server:
         _log.info("sandbox %s, data in %s", kind, self.settings.data_dir)
         print(f"Lambent ready on {url}", flush=True)
 
-    async def _until_told_to_stop(self) -> None:
+    def _heed_signals(self) -> None:
+        """Before the first word to the outside: who reads it may tell us to stop at once."""
         loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -305,7 +314,6 @@ class _Server:
             self._stop_now.set()
 
         self.launcher.watch(loop, on_launcher_lost)
-        await self._stop.wait()
 
     async def _drain(self, plane: DataPlane) -> int:
         """Running requests get `--drain-seconds`; a second signal ends the patience."""

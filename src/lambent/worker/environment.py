@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lambent.worker")
 _LOG_READ_BYTES = 262_144
-#: Busy time after which the memory peak is read again. In less, a process can touch some tens of MiB at the very most,
-#: and the next reading shows them.
+#: When the memory peak is read again: after an invoke of this length (a shorter one can touch some 15 MiB at the most),
+#: and after so much work in shorter ones.
+_PEAK_INVOKE_NS = 3_000_000
 _PEAK_AGE_NS = 25_000_000
 _TAIL_MAX_BYTES = 4_096
 _ANSWERS = frozenset((FrameKind.RESULT, FrameKind.ERROR, FrameKind.TOO_LARGE))
@@ -394,7 +395,7 @@ class Environment:
         assert invocation is not None
         now_ms = time.time_ns() // 1_000_000
         request_id = invocation.request_id
-        self._peak_age_ns += duration_ns
+        self._peak_age_ns += _PEAK_AGE_NS if duration_ns >= _PEAK_INVOKE_NS else duration_ns
         init_ns = self._init_ns if self._cold else None
         used_mib = self._memory_used_mib(error_type == "Runtime.OutOfMemory")
         lines = self._lines
