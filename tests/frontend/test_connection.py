@@ -434,6 +434,27 @@ def test_slow_and_idle_clients_are_swept() -> None:
     asyncio.run(whole())
 
 
+def test_headers_that_drip_in_are_bounded_too() -> None:
+    async def whole() -> None:
+        async with serving(EchoApplication()) as (listener, connect):
+            dripping = await connect()
+            await dripping.send(b"GET /now HTTP/1.1\r\nx-long: aaa")
+            loop = asyncio.get_running_loop()
+            while not listener.connection_count:
+                await asyncio.sleep(0.001)
+            (connection,) = listener._connections
+            while connection._raw is None:
+                await asyncio.sleep(0.001)
+            later = loop.time() + connection_module.HEADER_TIMEOUT_S
+            connection.last_activity = later  # a byte came just now
+            connection.sweep(later - 1)
+            assert not connection.closing
+            connection.sweep(later + 1)
+            assert (await dripping.answer()).status == 408
+
+    asyncio.run(whole())
+
+
 def test_draining_closes_idle_connections_and_busy_ones_after_their_answer() -> None:
     async def whole() -> None:
         application = EchoApplication()

@@ -271,6 +271,22 @@ def test_memory_is_measured(deploy: Deploy) -> None:
     function.wait_log("REPORT")
 
 
+def test_files_in_tmp_do_not_use_up_the_memory(deploy: Deploy) -> None:
+    function = deploy(
+        """
+        def handler(event, context):
+            with open("/tmp/large", "wb") as file:
+                for _ in range(400):
+                    file.write(b"x" * (1 << 20))
+            kept = bytearray(60 << 20)
+            kept[::4096] = b"x" * len(kept[::4096])
+            return len(kept)
+        """,
+        Timeout=30,
+    )
+    assert function.call() == 60 << 20
+
+
 @pytest.mark.parametrize("runtime", [f"python3.{minor}" for minor in range(9, 15)])
 def test_runtimes(deploy: Deploy, runtime: str) -> None:
     """Each interpreter of this machine serves the runtime of its name; for others the nearest, with a warning."""

@@ -21,6 +21,9 @@ from lambent.wire.http import Request, Response
 
 #: The longest pause within a request, headers or body.
 BODY_PAUSE_TIMEOUT_S = 20.0
+#: Line and headers in all, and a whole request in all, however steadily its bytes drip in.
+HEADER_TIMEOUT_S = 30.0
+REQUEST_TIMEOUT_S = 600.0
 #: An idle connection may be reused for this long (SDKs keep theirs for a minute or so).
 KEEP_ALIVE_S = 300.0
 #: A refused client may go on sending for this long: closing at once would reset the connection, and the answer with it.
@@ -115,10 +118,27 @@ class Connection(asyncio.Protocol):
     """Server side of one connection."""
 
     __slots__ = (
-        "_application", "_beginning", "_body", "_body_limit", "_clock", "_connections", "_current", "_header_bytes",
-        "_lingering", "_loop", "_parser", "_raw", "_reading_paused", "_task", "_transport",
-        "_unfinished_bytes", "_waiting", "closing", "last_activity",
-    )  # fmt: skip
+        "_application",
+        "_beginning",
+        "_begun_at",
+        "_body",
+        "_body_limit",
+        "_clock",
+        "_connections",
+        "_current",
+        "_header_bytes",
+        "_lingering",
+        "_loop",
+        "_parser",
+        "_raw",
+        "_reading_paused",
+        "_task",
+        "_transport",
+        "_unfinished_bytes",
+        "_waiting",
+        "closing",
+        "last_activity",
+    )
 
     def __init__(
         self,
@@ -139,6 +159,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_limit = 0
         self._header_bytes = 0
+        self._begun_at = 0.0
         self._unfinished_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._reading_paused = False
@@ -184,6 +205,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._raw = RawRequest()
+        self._begun_at = self.last_activity
         self._body = []
         self._header_bytes = 0
         self._unfinished_bytes = 0
@@ -217,7 +239,7 @@ class Connection(asyncio.Protocol):
         length = raw.headers.get(b"content-length")
         if length is not None and (not length.isdigit() or int(length) > _BODY_MAX_BYTES):
             self._refuse(413, f"Request must be smaller than {_BODY_MAX_BYTES} bytes.")
-        elif raw.headers.get(b"expect", b"").lower() == b"100-continue" and self._transport is not None:
+        elif raw.headers.get(b"expect", b"").lower() == b"100-continue" and self._current is None and self._transport:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -317,8 +339,13 @@ class Connection(asyncio.Protocol):
             return
         quiet_s = now - self.last_activity
         if self._raw is not None:
+            whole_s = now - self._begun_at
             if quiet_s > BODY_PAUSE_TIMEOUT_S:
                 self._refuse(408, f"No byte of the request came for {BODY_PAUSE_TIMEOUT_S:.0f} s.")
+            elif not self._raw.method and whole_s > HEADER_TIMEOUT_S:
+                self._refuse(408, f"The headers did not come within {HEADER_TIMEOUT_S:.0f} s.")
+            elif whole_s > REQUEST_TIMEOUT_S:
+                self._refuse(408, f"The request did not come within {REQUEST_TIMEOUT_S:.0f} s.")
         elif quiet_s > KEEP_ALIVE_S:
             self._transport.close()
 

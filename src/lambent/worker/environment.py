@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from lambent.worker.sandboxes import Sandbox
 
 _log = logging.getLogger("lambent.worker")
-_LOG_READ_BYTES = 262_144
+#: The size of the pipe: all that can wait in it when an invocation ends.
+_LOG_READ_BYTES = 65_536
 #: When the memory peak is read again: after an invoke of this length (a shorter one can touch some 15 MiB at the most),
 #: and after so much work in shorter ones.
 _PEAK_INVOKE_NS = 3_000_000

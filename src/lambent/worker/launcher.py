@@ -8,6 +8,7 @@ server ──channel── launcher (keeps root) ──starts── zygote of a 
 from __future__ import annotations
 
 import asyncio
+import collections
 import importlib.util
 import json
 import os
@@ -165,6 +166,8 @@ class Zygote:
         self.version = ""
         self.missing: list[str] = []
         self.lost = False
+        #: Orders that the zygote has not taken yet: at most one for each slot of the host.
+        self._orders: collections.deque[tuple[bytes, socket.socket]] = collections.deque(maxlen=65_536)
         self._channel = launcher.start_zygote(choice.interpreter.path)
         self._channel.send(msgspec.json.encode(config))
 
@@ -195,25 +198,50 @@ class Zygote:
         """A zygote says nothing after ready: readable means that it is gone, and its sandboxes with it."""
         asyncio.get_running_loop().remove_reader(self._channel.fileno())
         self.lost = True
+        self._drop_orders()
 
     def fork(self, name: str, uid: int, tmp_mib: int) -> socket.socket:
-        """Ask for a sandbox; returns our end of its control channel. Raises SandboxUnavailable."""
+        """Ask for a sandbox; returns our end of its control channel. Raises SandboxUnavailable.
+
+        In a burst the orders wait here for the zygote, in the order in which they came.
+        """
+        if self.lost:
+            raise SandboxUnavailable(f"the zygote of python{self.version} is gone")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        order = {"op": "fork", "name": name, "uid": uid, "tmp_mib": tmp_mib}
-        try:
-            socket.send_fds(self._channel, [json.dumps(order).encode()], [theirs.fileno()])
-        except OSError as error:
-            ours.close()
-            raise SandboxUnavailable(f"the zygote of python{self.version} does not take orders: {error}") from error
-        finally:
-            theirs.close()
         ours.setblocking(False)
+        order = json.dumps({"op": "fork", "name": name, "uid": uid, "tmp_mib": tmp_mib}).encode()
+        self._orders.append((order, theirs))
+        if len(self._orders) == 1:
+            self._send_orders()
         return ours
+
+    def _send_orders(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._orders:
+            order, theirs = self._orders[0]
+            try:
+                socket.send_fds(self._channel, [order], [theirs.fileno()])
+            except BlockingIOError:
+                loop.add_writer(self._channel.fileno(), self._send_orders)
+                return
+            except OSError:
+                self._drop_orders()
+                return
+            theirs.close()
+            self._orders.popleft()
+        loop.remove_writer(self._channel.fileno())
+
+    def _drop_orders(self) -> None:
+        """The zygote is gone: closing their ends tells each waiting sandbox's owner."""
+        asyncio.get_running_loop().remove_writer(self._channel.fileno())
+        while self._orders:
+            self._orders.popleft()[1].close()
 
     def close(self) -> None:
         if not self._channel._closed:  # type: ignore[attr-defined]
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._channel.fileno())
+            self._drop_orders()
             self._channel.close()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import os
 from typing import Any
 
-from lambent.core.events import AnyEvent
+from lambent.core.events import AnyEvent, EnvironmentDied, EnvironmentReady, InitFailed, ResetDone
 from lambent.model.function import LogFormat, VersionSpec
 from lambent.model.invocation import InitializationType
 from lambent.model.limits import MEMORY_PER_VCPU_MIB, MIB, OPEN_FILES_MAX, PROCESSES_MAX
@@ -21,9 +22,12 @@ from lambent.worker.interface import (
     WorkerListener,
 )
 from lambent.worker.launcher import SandboxUnavailable
-from lambent.worker.sandboxes import RuntimePool, Sandbox, Sandboxes
+from lambent.worker.sandboxes import SLOTS, RuntimePool, Sandbox, Sandboxes
 
 _log = logging.getLogger("lambent.worker")
+#: Starts at one time, and how long one may count as such.
+_STARTING_MAX = 8 * (os.cpu_count() or 1)
+_STARTING_TURN_S = 0.25
 _PATH = "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"
 _LIBRARIES = "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib"
 
@@ -48,7 +52,9 @@ class LocalWorker:
         self._code = code
         self._hard_cpu = hard_cpu
         self._environments: dict[int, Environment] = {}
+        #: Environments that are being started right now, and those that wait for their turn.
         self._starting: set[int] = set()
+        self._waiting: collections.deque[Environment] = collections.deque(maxlen=SLOTS)
         self._at_hand: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -61,15 +67,35 @@ class LocalWorker:
     def start(self, environment: int, spec: VersionSpec) -> None:
         made = Environment(self, environment, spec)
         self._environments[environment] = made
-        self._starting.add(environment)
+        if len(self._starting) < _STARTING_MAX:
+            self._begin(made)
+        else:
+            self._waiting.append(made)
+
+    def _begin(self, made: Environment) -> None:
+        """A burst is started a few at a time: all at once, each would take as long as all, and Init has a limit."""
+        self._starting.add(made.id)
         self.sandboxes.starting(+1)
-        pool = self.sandboxes.ready_pool(spec.runtime)
-        if pool is not None and spec.code_sha256 in self._at_hand:
+        # A handler that waits in its Init must not hold up others for longer than a start usually takes.
+        self.loop.call_later(_STARTING_TURN_S, self._started, made.id)
+        pool = self.sandboxes.ready_pool(made.spec.runtime)
+        if pool is not None and made.spec.code_sha256 in self._at_hand:
             self._take(made, pool)
             return
         task = self.loop.create_task(self._start_after_preparing(made))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _started(self, environment: int) -> None:
+        """Its turn is over: it is ready, or gone, or slow."""
+        if environment not in self._starting:
+            return
+        self._starting.discard(environment)
+        self.sandboxes.starting(-1)
+        while self._waiting and len(self._starting) < _STARTING_MAX:
+            following = self._waiting.popleft()
+            if following.id in self._environments:
+                self._begin(following)
 
     async def _start_after_preparing(self, environment: Environment) -> None:
         try:
@@ -115,13 +141,9 @@ class LocalWorker:
     # --- for environments -------------------------------------------------------------------------------
 
     def fact(self, event: AnyEvent) -> None:
-        self.started(event.environment if hasattr(event, "environment") else 0)
         self.listener.on_fact(event)
-
-    def started(self, environment: int) -> None:
-        if environment in self._starting:
-            self._starting.discard(environment)
-            self.sandboxes.starting(-1)
+        if isinstance(event, EnvironmentReady | InitFailed | ResetDone | EnvironmentDied):
+            self._started(event.environment)
 
     def forget(self, environment: Environment) -> None:
         self._environments.pop(environment.id, None)
@@ -215,6 +237,7 @@ class LocalWorker:
 
     async def close(self) -> None:
         """End what is left. The data plane has drained before."""
+        self._waiting.clear()
         for task in self._tasks:
             task.cancel()
         for environment in list(self._environments.values()):

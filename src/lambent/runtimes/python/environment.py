@@ -27,7 +27,6 @@ import socket
 import cgroups
 
 _MESSAGE_MAX_BYTES = 262_144
-_PIPE_BYTES = 262_144
 
 
 class Sandbox:
@@ -63,7 +62,6 @@ class Sandbox:
         if self.isolated and self.group.files:
             linux.unshare(linux.CLONE_NEWCGROUP)
         log_read, self.log_write = os.pipe()
-        _widen(self.log_write)
         if order["uid"] is not None and not self.config["rootless"]:
             os.fchown(self.log_write, order["uid"], order["uid"])
         link = self._fork_runtime((log_read,))
@@ -217,15 +215,6 @@ class Sandbox:
             socket.send_fds(self.control, [json.dumps(message).encode()], list(descriptors))
         except OSError:  # the server is gone: end with it
             os._exit(0)
-
-
-def _widen(descriptor):
-    import fcntl
-
-    try:
-        fcntl.fcntl(descriptor, 1031, _PIPE_BYTES)  # F_SETPIPE_SZ, which 3.9 has no name for
-    except OSError:
-        pass
 
 
 def _kill(pid):
