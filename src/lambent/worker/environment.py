@@ -338,16 +338,9 @@ class Environment:
         self._event(now_ms, self._lines.start(now_ms, invocation.request_id))
 
     def _send_invocation(self, invocation: Invocation) -> None:
-        header = "\0".join(
-            (
-                invocation.request_id,
-                str(self._deadline_epoch_ms),
-                invocation.arn,
-                invocation.trace_id,
-                invocation.client_context,
-                invocation.cognito_identity,
-                invocation.tenant_id,
-            )
+        header = (
+            f"{invocation.request_id}\0{self._deadline_epoch_ms}\0{invocation.arn}\0{invocation.trace_id}\0"
+            f"{invocation.client_context}\0{invocation.cognito_identity}\0{invocation.tenant_id}"
         ).encode()
         try:
             frame = encode(FrameKind.INVOKE, header, invocation.payload)
