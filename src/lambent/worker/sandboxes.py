@@ -2,7 +2,7 @@
 
 A parked sandbox has its namespaces, mounts and control group and waits for a function; parked ones take the slow part
 of a cold start off the path (moving a process into a fresh control group alone may take 5 to 15 ms, see
-docs/performance.md). They are made again in the background, one at a time, when nothing else is starting.
+docs/performance.md). They are made again in the background, one at a time, while a core is free for it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ _log = logging.getLogger("lambent.worker")
 #: Host user ids of environments: one each, from here on.
 UID_BASE = 200_000
 SLOTS = 4_096
-_REFILL_DELAY_S = 0.02
+#: After a start has probably ended: the two would wait for the same locks of the kernel.
+_REFILL_DELAY_S = 0.008
+_CPUS = os.cpu_count() or 1
 
 
 class Sandbox:
@@ -290,9 +292,9 @@ class Sandboxes:
     # --- parking ----------------------------------------------------------------------------------------
 
     def starting(self, count: int) -> None:
-        """Environments begin (+1) or finish (-1) starting: parking waits while any is."""
+        """Environments begin (+1) or finish (-1) starting: parking waits while they keep the machine busy."""
         self._busy_starts += count
-        if self._busy_starts == 0:
+        if self._busy_starts < _CPUS:
             self._schedule_refill(_REFILL_DELAY_S)
 
     def _schedule_refill(self, delay_s: float) -> None:
@@ -302,7 +304,7 @@ class Sandboxes:
     def _refill(self) -> None:
         """Make one more parked sandbox where one is missing; again soon while any is."""
         self._refill_timer = None
-        if self._closing or self._busy_starts:
+        if self._closing or self._busy_starts >= _CPUS:
             return
         for task in self._pools.values():
             if not task.done() or task.cancelled() or task.exception():
