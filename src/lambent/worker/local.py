@@ -174,8 +174,9 @@ class LocalWorker:
         isolated = self.sandboxes.namespaces
         task_root = "/var/task" if isolated else str(self._code.unpacked_path(spec.code_sha256))
         rlimits = {"RLIMIT_NOFILE": OPEN_FILES_MAX, "RLIMIT_CORE": 0}
-        if isolated and not self.sandboxes.rootless:
-            rlimits["RLIMIT_NPROC"] = PROCESSES_MAX  # counted per user id, and this environment has its own
+        if isolated:
+            # Counted per user id, or per user namespace: either way this environment is counted alone.
+            rlimits["RLIMIT_NPROC"] = PROCESSES_MAX
         if not self.sandboxes.has_cgroups:
             rlimits["RLIMIT_DATA"] = spec.memory_mib * MIB
         return {

@@ -21,6 +21,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 
 import awslambdaric.bootstrap
@@ -95,6 +96,8 @@ class FrameClient(BaseLambdaRuntimeClient):
         return "\0" + str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     def post_init_error(self, error_response_data, error_type_override=None):
+        if self._measures_itself and error_response_data["errorType"] == "MemoryError":
+            os._exit(_OUT_OF_MEMORY_EXIT)
         kind = error_type_override or error_response_data["errorType"]
         self._send(_INIT_ERROR, kind, to_json(error_response_data).encode("utf-8"))
 
@@ -219,6 +222,8 @@ def _limit_resources(limits):
         if kind is None:
             continue
         _, hard = resource.getrlimit(kind)
+        if name == "RLIMIT_DATA":  # stacks of threads count in full, touched or not
+            threading.stack_size(1_048_576)
         ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (ceiling, ceiling))
 
@@ -226,6 +231,8 @@ def _limit_resources(limits):
 def _drop_privileges(config, order):
     import linux
 
+    if config["rootless"]:
+        _own_user_namespace(config["uid_base"])
     linux.drop_bounding_set()
     if not config["rootless"]:
         os.setgroups([])
@@ -241,6 +248,20 @@ def _drop_privileges(config, order):
     linux.set_no_new_privileges()
     if config["seccomp"]:
         linux.load_seccomp(bytes.fromhex(config["seccomp"]))
+
+
+def _own_user_namespace(uid):
+    """Without root all environments have one user id, and the kernel counts its processes together; in a user namespace
+    of its own each environment is counted alone, and so can be limited alone."""
+    import linux
+
+    try:
+        linux.unshare(linux.CLONE_NEWUSER)
+        for name, text in (("setgroups", "deny"), ("uid_map", "{0} {0} 1"), ("gid_map", "{0} {0} 1")):
+            with open("/proc/self/" + name, "w") as file:
+                file.write(text.format(uid))
+    except OSError as error:
+        os.write(2, "lambent: processes are not limited: {}\n".format(error).encode())
 
 
 def _become_function(runtime):
