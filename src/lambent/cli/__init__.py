@@ -1,4 +1,4 @@
-"""The command line: `lambent up`, `deploy`, `invoke`, `logs`, `functions`, `environments`, `doctor`.
+"""The command line: `lambent up`, `deploy`, `invoke`, `logs`, `functions`, `environments`, `plan`, `doctor`.
 
 Commands import what they need when they run: `lambent up` should not pay for an SDK, nor `lambent logs` for a server.
 """

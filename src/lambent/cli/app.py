@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lambent import __version__
+from lambent.cli.planning import plan
 
 app = typer.Typer(
     name="lambent",
@@ -190,6 +191,9 @@ def environments(endpoint: Endpoint = DEFAULT_ENDPOINT, as_json: AsJson = False)
     from lambent.cli import listing
 
     listing.environments(endpoint, as_json)
+
+
+app.command()(plan)
 
 
 @app.command()
