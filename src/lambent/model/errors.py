@@ -97,10 +97,6 @@ class RequestTooLarge(ApiError):
     code, status, message_key, typed = "RequestEntityTooLargeException", 413, "Message", False
 
 
-class UnsupportedMediaType(ApiError):
-    code, status, message_key = "UnsupportedMediaTypeException", 415, "message"
-
-
 class TooManyRequests(ApiError):
     code, status, message_key = "TooManyRequestsException", 429, "message"
 

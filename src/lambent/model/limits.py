@@ -26,10 +26,9 @@ ENVIRONMENT_VARIABLES_MAX_BYTES = 4_096
 
 # --- configuration --------------------------------------------------------------------------------------
 MEMORY_MIN_MIB, MEMORY_MAX_MIB, MEMORY_DEFAULT_MIB = 128, 10_240, 128
-TIMEOUT_MIN_S, TIMEOUT_MAX_S, TIMEOUT_DEFAULT_S = 1, 900, 3
-TMP_MIN_MIB, TMP_MAX_MIB, TMP_DEFAULT_MIB = 512, 10_240, 512
+TIMEOUT_MAX_S, TIMEOUT_DEFAULT_S = 900, 3
+TMP_MAX_MIB, TMP_DEFAULT_MIB = 10_240, 512
 FUNCTION_NAME_MAX = 64
-LAYERS_MAX = 5
 LIST_MAX = 50  # ListFunctions, ListVersionsByFunction return at most 50 whatever MaxItems says
 
 # --- concurrency ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from lambent.model.errors import InvalidParameterValue, ResourceNotFound, ValidationError
+from lambent.model.limits import FUNCTION_NAME_MAX
 
 LATEST = "$LATEST"
 DEFAULT_ACCOUNT = "000000000000"
@@ -71,10 +72,10 @@ def parse_function_ref(text: str, qualifier: str | None, account: str, region: s
             f"1 validation error detected: Value '{text}' at 'functionName' failed to satisfy constraint: {constraint}"
         )
     name = match["name"]
-    if len(name) > 64:
+    if len(name) > FUNCTION_NAME_MAX:
         raise InvalidParameterValue(
             f"1 validation error detected: Value '{name}' at 'functionName' failed to satisfy constraint: "
-            "Member must have length less than or equal to 64"
+            f"Member must have length less than or equal to {FUNCTION_NAME_MAX}"
         )
     if match["region"] and match["region"] != region:
         raise ResourceNotFound(f"Functions from '{match['region']}' are not reachable in this region ('{region}')")

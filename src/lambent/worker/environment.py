@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lambent.core.events import EnvironmentDied, EnvironmentReady, EnvironmentStarted, InitFailed, ResetDone
 from lambent.model.function import VersionSpec
 from lambent.model.invocation import Outcome
-from lambent.model.limits import MIB, RESPONSE_MAX_BYTES
+from lambent.model.limits import LOG_TAIL_MAX_BYTES, MIB, RESPONSE_MAX_BYTES
 from lambent.wire.frames import Frame, FrameError, FrameKind, encode
 from lambent.worker.interface import EnvironmentInfo, Invocation, InvocationResult, LogSink
 from lambent.worker.link import FrameLink
@@ -41,7 +41,6 @@ _LOG_READ_BYTES = 65_536
 #: and after so much work in shorter ones.
 _PEAK_INVOKE_NS = 3_000_000
 _PEAK_AGE_NS = 25_000_000
-_TAIL_MAX_BYTES = 4_096
 _ANSWERS = frozenset((FrameKind.RESULT, FrameKind.ERROR, FrameKind.TOO_LARGE))
 #: Answers to no running request that one runtime process may send before it is stopped.
 _STALE_ANSWERS_MAX = 64
@@ -398,7 +397,7 @@ class Environment:
 
     def _take_tail(self) -> bytes | None:
         tail, self._tail = self._tail, None
-        return None if tail is None else "".join(tail).encode()[-_TAIL_MAX_BYTES:]
+        return None if tail is None else "".join(tail).encode()[-LOG_TAIL_MAX_BYTES:]
 
     def _memory_used_mib(self, at_limit: bool) -> int:
         """Max Memory Used: the peak of the control group, and the shared interpreter that it does not count."""
@@ -524,7 +523,7 @@ class Environment:
     def info(self) -> EnvironmentInfo:
         sandbox = self._sandbox
         shared = sandbox.zygote.baseline_bytes if sandbox is not None else 0
-        return EnvironmentInfo(None, self.spec.log_group, self.stream_name, self._read_peak() + shared)
+        return EnvironmentInfo(self.spec.log_group, self.stream_name, self._read_peak() + shared)
 
 
 def _now_ms() -> int:

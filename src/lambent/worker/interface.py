@@ -38,7 +38,6 @@ class InvocationResult:
 class EnvironmentInfo:
     """What only the worker knows about a live environment."""
 
-    pid: int | None
     log_group: str
     log_stream: str
     memory_peak_bytes: int
