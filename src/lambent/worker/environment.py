@@ -131,6 +131,11 @@ class Environment:
         warning = sandbox.zygote.choice.warning
         if warning:
             self._say(warning + "\n")
+        if "boto3" in sandbox.zygote.missing:
+            self._say(
+                "LAMBENT_WARNING: boto3 can not be imported by this interpreter (its current release needs Python 3.10); "
+                "bundle an older one with the function.\n"
+            )
         self._run(self._worker.assignment(self.spec, sandbox))
 
     def _run(self, assign: dict[str, Any] | None) -> None:
