@@ -306,6 +306,8 @@ def test_runtimes(deploy: Deploy, runtime: str) -> None:
     assert reply.error is None, reply.raw
     messages = function.log_of(reply)
     warnings = [message for message in messages if message.startswith("LAMBENT_WARNING")]
+    if minor == 9 and minor in installed:
+        assert warnings.pop().startswith("LAMBENT_WARNING: this interpreter can not import boto3")
     if minor in installed:
         assert reply.value == [3, minor]
         assert warnings == []

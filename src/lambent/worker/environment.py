@@ -133,7 +133,7 @@ class Environment:
             self._say(warning + "\n")
         if "boto3" in sandbox.zygote.missing:
             self._say(
-                "LAMBENT_WARNING: boto3 can not be imported by this interpreter (its current release needs Python 3.10); "
+                "LAMBENT_WARNING: this interpreter can not import boto3, whose current release needs Python 3.10; "
                 "bundle an older one with the function.\n"
             )
         self._run(self._worker.assignment(self.spec, sandbox))
