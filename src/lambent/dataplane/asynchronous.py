@@ -13,7 +13,8 @@ import time
 
 from lambent.dataplane.plane import DataPlane
 from lambent.dataplane.routing import RoutingTable
-from lambent.model.errors import ApiError
+from lambent.model.errors import ApiError, TooManyRequests
+from lambent.model.invocation import ThrottleReason
 from lambent.model.names import FunctionRef
 from lambent.worker.interface import Invocation, InvocationResult
 
@@ -27,18 +28,21 @@ PENDING_MAX = 100_000
 class AsynchronousInvoker:
     """Accepts events and sees them through."""
 
-    def __init__(self, plane: DataPlane, routing: RoutingTable) -> None:
+    def __init__(self, plane: DataPlane, routing: RoutingTable, pending_max: int = PENDING_MAX) -> None:
         self._plane = plane
         self._routing = routing
+        self._pending_max = pending_max
         self._pending: set[_Event] = set()
 
-    @property
-    def pending_count(self) -> int:
-        return len(self._pending)
-
     def accept(self, ref: FunctionRef, invocation: Invocation) -> None:
-        """Start it now. Raises ApiError when the function can not be invoked at all."""
+        """Start it now. Raises ApiError when the function can not be invoked at all, or too many events wait."""
         self._routing.resolve(ref)
+        if len(self._pending) >= self._pending_max:
+            raise TooManyRequests(
+                f"Rate Exceeded. {self._pending_max} asynchronous events wait already; send this one again later.",
+                headers={"Retry-After": "1"},
+                Reason=ThrottleReason.CALLER_RATE.value,
+            )
         event = _Event(self, ref, invocation)
         self._pending.add(event)
         event.attempt()
@@ -78,7 +82,7 @@ class _Event:
         self._done()
 
     def on_refused(self, error: ApiError) -> None:
-        if error.status == 429 and time.monotonic() - self._accepted_at < _AGE_MAX_S:
+        if error.status in (429, 503) and time.monotonic() - self._accepted_at < _AGE_MAX_S:
             self._timer = asyncio.get_running_loop().call_later(self._pause_s, self.attempt)
             self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
             return

@@ -32,7 +32,6 @@ from lambent.core.events import (
     Throttle,
     Tick,
     WorkerJoined,
-    WorkerLost,
 )
 from lambent.core.scheduler import Scheduler
 from lambent.dataplane.routing import VersionEntry
@@ -101,9 +100,6 @@ class DataPlane:
         """The worker is there; `memory_mib` is what may be promised on it."""
         self.worker = worker
         self.tell(WorkerJoined(LOCAL_WORKER, memory_mib, environments_max))
-
-    def lose_worker(self) -> None:
-        self.tell(WorkerLost(LOCAL_WORKER))
 
     # --- requests ---------------------------------------------------------------------------------------
 

@@ -329,10 +329,6 @@ class Connection(asyncio.Protocol):
 
     # --- upkeep -----------------------------------------------------------------------------------------
 
-    @property
-    def is_busy(self) -> bool:
-        return self._current is not None
-
     def sweep(self, now: float) -> None:
         """Called every few seconds: close what is idle for too long or too slow."""
         if self._current is not None or self._transport is None or self._lingering is not None:

@@ -35,7 +35,6 @@ _SUFFIX = b"/invocations"
 _ASYNC = re.compile(rb"/2014-11-13/functions/([^/?]+)/invoke-async/?(?:\?|$)")
 _CACHE_MAX = 10_000
 _JSON = msgspec.json.Decoder(msgspec.Raw)
-_TYPES = (b"RequestResponse", b"Event", b"DryRun")
 
 
 class InvokeEndpoint:

@@ -16,14 +16,6 @@ class ThrottleReason(enum.StrEnum):
     SNAPSHOT = "ConcurrentSnapshotCreateLimitExceeded"
 
 
-class InvocationType(enum.StrEnum):
-    """Header X-Amz-Invocation-Type."""
-
-    REQUEST_RESPONSE = "RequestResponse"
-    EVENT = "Event"
-    DRY_RUN = "DryRun"
-
-
 class InitializationType(enum.StrEnum):
     """Environment variable AWS_LAMBDA_INITIALIZATION_TYPE."""
 

@@ -78,7 +78,6 @@ class Environment:
         "_reset_wanted",
         "_sandbox",
         "_stale_answers",
-        "_started_ns",
         "_stopping",
         "_tail",
         "_worker",
@@ -109,7 +108,7 @@ class Environment:
         self._init_error: tuple[str, bytes] | None = None
         self._exit_error = ""
         self._init_ns = 0
-        self._init_started_ns = self._started_ns = self._busy_since_ns = 0
+        self._init_started_ns = self._busy_since_ns = 0
         self._deadline_epoch_ms = self._deadline_ns = 0
         self._reset_wanted = self._stopping = self._reports_rss = self._expired = False
         self._tail: list[str] | None = None

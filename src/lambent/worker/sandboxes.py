@@ -325,9 +325,6 @@ class Sandboxes:
             self._schedule_refill(0.005)
             return
 
-    def parked_count(self) -> int:
-        return sum(len(task.result().parked) for task in self._pools.values() if task.done() and not task.exception())
-
     def close(self) -> None:
         """End all parked sandboxes and the zygotes. Environments in use are released by their owner."""
         self._closing = True
