@@ -357,3 +357,26 @@ def test_errors_with_odd_texts(deploy: Deploy) -> None:
     for kind, text in (("Größe", "naïve ☃ \u0000 \n line"), ("K" * 300, "x" * 100_000), ("E", "")):
         reply = failed(function, {"kind": kind, "text": text})
         assert (reply.value["errorType"], reply.value["errorMessage"]) == (kind, text)
+
+
+def test_what_a_function_left_running_ends_with_its_runtime_process(deploy: Deploy) -> None:
+    """A reset leaves nothing of the old runtime process, though the sandbox and /tmp live on."""
+    function = deploy(
+        """
+        import os, subprocess
+
+        def handler(event, context):
+            if event == "leave":
+                subprocess.Popen(["/bin/sleep", "4243"], start_new_session=True)
+                open("/tmp/left", "w").close()
+                os._exit(7)
+            running = []
+            for pid in os.listdir("/proc"):
+                if pid.isdigit():
+                    with open(f"/proc/{pid}/cmdline") as file:
+                        running.append(file.read())
+            return [os.path.exists("/tmp/left"), sum("4243" in command for command in running)]
+        """
+    )
+    assert function.invoke("leave").error == "Unhandled"
+    assert function.call("look") == [True, 0]
