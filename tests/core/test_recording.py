@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambent.core.events import Drain, Invoke, Tick, VersionRetired, WorkerLost
+from lambent.core.events import (
+    Dispatch,
+    Drain,
+    EnvironmentReady,
+    Invoke,
+    ProvisionedSet,
+    Start,
+    Tick,
+    VersionRetired,
+    VersionSet,
+    WorkerLost,
+)
 from lambent.core.recording import RECORD_MAX_BYTES, Record, decode, encode, replay
 from lambent.core.scheduler import Scheduler
 from lambent.model.invocation import Outcome
@@ -24,6 +36,8 @@ def recorded_run() -> list[bytes]:
     bench.tick(IDLE_NS)
     for _ in range(5):
         bench.invoke()
+    bench.tell(ProvisionedSet(7, ((VERSION, 1),)))
+    bench.tell(EnvironmentReady(bench.scheduler.environments()[-1].environment))
     bench.tell(WorkerLost(WORKER))
     bench.tell(VersionRetired(VERSION))
     bench.tell(Drain())
@@ -34,7 +48,7 @@ def recorded_run() -> list[bytes]:
 def test_a_replay_gives_the_same_commands() -> None:
     records = list(decode(recorded_run()))
     kinds = {type(command).__name__ for record in records for command in record.commands}
-    assert kinds == {"Start", "Dispatch", "Complete", "Throttle", "Reject", "Reset", "Stop"}
+    assert kinds == {"Start", "Dispatch", "Complete", "Throttle", "Reject", "Reset", "Stop", "ProvisionedStatus"}
     assert replay(records, Scheduler()) is None
 
 
@@ -68,6 +82,18 @@ def test_a_file_cut_off_anywhere_is_read_up_to_there() -> None:
 def test_one_record_there_and_back() -> None:
     frame = encode(5, Invoke(1, 2, True), [])
     assert list(decode([frame])) == [Record(5, Invoke(1, 2, True), [])]
+
+
+def test_records_from_before_there_were_more_fields() -> None:
+    body = [
+        5,
+        ["VersionSet", 1, 2, 128, 3, 4],
+        [["Start", 1, 2, 3], ["Dispatch", 1, 2, 3, True, False]],
+    ]
+    data = msgspec.msgpack.encode(body)
+    (record,) = decode([len(data).to_bytes(4, "big") + data])
+    assert record.event == VersionSet(1, 2, 128, 3, 4)
+    assert record.commands == [Start(1, 2, 3), Dispatch(1, 2, 3, True, False)]
 
 
 def test_what_is_not_ours_is_refused() -> None:

@@ -36,6 +36,7 @@ from lambent.core.events import (
     InitFailed,
     InvocationEnded,
     Invoke,
+    ProvisionedSet,
     Reset,
     ResetDone,
     Start,
@@ -50,12 +51,16 @@ from lambent.core.recording import decode, encode, replay
 from lambent.core.scheduler import ScalingProfile, Scheduler
 from lambent.model.invocation import Outcome
 
-from .checkers import Checker, Violation, require
+from .books import Violation, require
+from .checkers import Checker
 
 MS = 1_000_000
 S = 1_000 * MS
 STEPS_MAX = 100_000
-SchedulerMaker = Callable[[ScalingProfile, int], Scheduler]
+#: Of a profile, an idle time, and (by name) how many provisioned environments of a version may start at once.
+SchedulerMaker = Callable[..., Scheduler]
+#: Every limit of a provisioned environment's life and the longest back-off have passed by then.
+CONVERGED_NS = 400 * S
 
 FAULTS = (
     "dies_starting",
@@ -96,14 +101,17 @@ class FakeEnvironment:
     alive: bool = True
     #: It does nothing any more, but can be stopped.
     hangs: bool = False
-    request: int | None = None
+    #: What it works on; more than one where the version allows it.
+    requests: set[int] = field(default_factory=set)
+    slots: int = 1
+    tenants: set[int] = field(default_factory=set)
     #: What is under way is void once this has changed.
     generation: int = 0
     #: No command arrives before this, so that they stay in order.
     inbox_ns: int = 0
     resetting: bool = False
-    #: A Dispatch that came during a reset.
-    waiting: Dispatch | None = None
+    #: Those that came during a reset.
+    waiting: list[Dispatch] = field(default_factory=list)
 
 
 @dataclass
@@ -122,6 +130,12 @@ class Plan:
     latency_max_ns: int = 0
     init_max_ns: int = 0
     handler_max_ns: int = 0
+    #: How likely each kind of version is, and changes of allocations.
+    provisioned: float = 0.0
+    snap_start: float = 0.0
+    tenancy: float = 0.0
+    sharing: float = 0.0
+    starting_max: int = 1
 
     def __post_init__(self) -> None:
         rng = self.rng
@@ -135,9 +149,16 @@ class Plan:
         for fault in FAULTS:
             if rng.random() < 0.5:
                 self.faults[fault] = rng.choice([0.02, 0.1, 0.3])
+        if rng.random() < 0.1:
+            self.faults["init_fails"] = 0.95
         self.latency_max_ns = rng.choice([0, MS, 50 * MS])
         self.init_max_ns = rng.choice([10 * MS, 500 * MS, 5 * S])
         self.handler_max_ns = rng.choice([5 * MS, 5 * MS, 300 * MS, 3 * S])
+        self.provisioned = rng.choice([0.0, 0.3, 1.0])
+        self.snap_start = rng.choice([0.0, 0.0, 0.2])
+        self.tenancy = rng.choice([0.0, 0.0, 0.4])
+        self.sharing = rng.choice([0.0, 0.0, 0.5])
+        self.starting_max = rng.choice([1, 2, 8])
 
 
 class Simulator:
@@ -145,8 +166,13 @@ class Simulator:
         self.rng = random.Random(seed)
         self.plan = Plan(self.rng)
         self.make = make
-        self.scheduler = make(self.plan.profile, self.plan.idle_reclaim_ns)
-        self.checker = Checker(self.plan.profile is ScalingProfile.CLASSIC, self.plan.idle_reclaim_ns)
+        self.scheduler = self.make_one()
+        self.checker = Checker(
+            self.plan.profile is ScalingProfile.CLASSIC,
+            self.plan.idle_reclaim_ns,
+            self.scheduler.levels,
+            self.plan.starting_max,
+        )
         self.now_ns = 0
         self.agenda: list[tuple[int, int, Callable[[], None]]] = []
         self.serial = 0
@@ -154,10 +180,18 @@ class Simulator:
         self.accounts: list[int] = []
         self.functions: dict[int, int] = {}
         self.versions: dict[int, VersionSet] = {}
+        self.slots_of: dict[int, int] = {}
         self.workers: dict[int, WorkerJoined] = {}
+        #: Allocations: function, and what they ask for.
+        self.allocations: dict[int, tuple[int, dict[int, int]]] = {}
         self.next_id = 0
         self.request = 0
+        self.tenant_of: dict[int, int] = {}
         self.recording: list[bytes] = []
+
+    def make_one(self) -> Scheduler:
+        plan = self.plan
+        return self.make(plan.profile, plan.idle_reclaim_ns, provisioned_starting_max=plan.starting_max)
 
     # --- plumbing -----------------------------------------------------------------------------------
 
@@ -208,6 +242,7 @@ class Simulator:
     def obey(self, command: AnyCommand) -> None:
         if isinstance(command, Start):
             environment = FakeEnvironment(command.environment, command.worker, command.version)
+            environment.slots = self.slots_of.get(command.version, 1)
             self.environments[command.environment] = environment
             self.deliver(environment, lambda: self.on_start(environment))
             if self.strikes("dies_any_time"):
@@ -260,12 +295,15 @@ class Simulator:
             self.fact(EnvironmentDied(environment.id))
             return
         if environment.resetting:
-            require(environment.waiting is None, "two requests in one environment", command)
-            environment.waiting = command
+            environment.waiting.append(command)
+            require(len(environment.waiting) <= environment.slots, "too many requests in one environment", command)
             return
-        require(environment.request is None, "two requests in one environment", command, environment.request)
-        environment.generation += 1
-        environment.request = command.request
+        environment.requests.add(command.request)
+        require(len(environment.requests) <= environment.slots, "too many requests in one environment", command)
+        environment.tenants.add(self.tenant_of[command.request])
+        require(len(environment.tenants) == 1, "two tenants in one environment", command, environment.tenants)
+        if environment.slots == 1:
+            environment.generation += 1
         environment.hangs = environment.hangs or self.strikes("hangs")
         outcome, most_ns = Outcome.SUCCESS, self.plan.handler_max_ns
         if command.reinit and self.strikes("init_fails"):
@@ -279,28 +317,31 @@ class Simulator:
         self.work(environment, self.span(most_ns), lambda: self.on_end(environment, command.request, outcome))
 
     def on_end(self, environment: FakeEnvironment, request: int, outcome: Outcome) -> None:
-        environment.request = None
+        environment.requests.discard(request)
+        if outcome in (Outcome.RUNTIME_EXIT, Outcome.INIT_ERROR):
+            environment.requests.clear()
+            environment.generation += 1
         self.fact(InvocationEnded(environment.id, request, outcome))
 
     def on_reset(self, environment: FakeEnvironment) -> None:
         environment.generation += 1
-        environment.request = None
+        environment.requests.clear()
         # A doubled ResetDone can let the scheduler dispatch into a reset; the next Reset means that one too.
-        environment.waiting = None
+        environment.waiting.clear()
         environment.resetting = True
         self.work(environment, self.span(200 * MS), lambda: self.on_reset_done(environment))
 
     def on_reset_done(self, environment: FakeEnvironment) -> None:
         environment.resetting = False
         self.fact(ResetDone(environment.id))
-        waiting, environment.waiting = environment.waiting, None
-        if waiting is not None:
-            self.on_dispatch(environment, waiting)
+        waiting, environment.waiting = environment.waiting, []
+        for command in waiting:
+            self.on_dispatch(environment, command)
 
     def die(self, environment: FakeEnvironment) -> None:
         """By itself, or because it was told to stop. One that is gone says so again."""
         environment.alive = False
-        environment.request = None
+        environment.requests.clear()
         self.fact(EnvironmentDied(environment.id))
 
     # --- configuration ------------------------------------------------------------------------------
@@ -335,14 +376,20 @@ class Simulator:
         self.tell_in_order(FunctionSet(function, self.functions[function], reserved))
 
     def new_version(self, function: int) -> None:
+        rng, plan = self.rng, self.plan
         version = VersionSet(
             self.new_id(),
             function,
-            self.rng.choice([128, 128, 512, 1769]),
-            self.rng.choice([1, 100 * MS, S, S, 3 * S, 3 * S, 60 * S]),
-            self.rng.choice([200 * MS, S, 10 * S]),
+            rng.choice([128, 128, 512, 1769]),
+            rng.choice([1, 100 * MS, S, S, 3 * S, 3 * S, 60 * S]),
+            rng.choice([200 * MS, S, 10 * S]),
+            rng.random() < plan.snap_start,
+            rng.choice([100 * MS, 10 * S]),
+            rng.random() < plan.tenancy,
+            rng.choice([2, 3, 10]) if rng.random() < plan.sharing else 1,
         )
         self.versions[version.version] = version
+        self.slots_of[version.version] = version.concurrency_per_environment
         self.tell_in_order(version)
 
     def retire(self, version: int) -> None:
@@ -356,6 +403,41 @@ class Simulator:
                 del self.versions[version.version]
         self.tell_in_order(FunctionRemoved(function))
 
+    def provision(self) -> None:
+        """As configurations of versions and aliases come and go: new ones, other counts, moves, weights, removals."""
+        rng = self.rng
+        if self.allocations and rng.random() < 0.7:
+            number = rng.choice(sorted(self.allocations))
+            function, asked = self.allocations[number]
+        else:
+            if not self.functions:
+                return
+            number, function, asked = self.new_id(), rng.choice(sorted(self.functions)), {}
+        versions = sorted(version for version, known in self.versions.items() if known.function == function)
+        match rng.randint(0, 5):
+            case 0:
+                asked = {}
+            case 1 | 2 if asked:
+                asked = {version: rng.randint(0, 8) for version in asked}
+            case 3 if len(versions) > 1:
+                asked = {version: rng.randint(1, 4) for version in rng.sample(versions, 2)}
+            case _ if versions:
+                asked = {rng.choice(versions): rng.choice([1, 2, 3, 5, 12])}
+            case _:
+                asked = {rng.randint(0, self.next_id + 1): 1} if not self.functions else {}
+        self.allocations[number] = function, asked
+        self.tell_in_order(ProvisionedSet(number, tuple(asked.items())))
+        if not asked:
+            del self.allocations[number]
+
+    def give_back(self) -> None:
+        """All that was provisioned, so that nothing is left in the end. What should be there must be there by now."""
+        self.tell(Tick())
+        if not self.checker.draining:
+            self.checker.converged()
+        for number in list(self.allocations):
+            self.tell_in_order(ProvisionedSet(number))
+
     def join_worker(self, worker: int) -> None:
         memory_mib = self.rng.choice([256, 2_048, 8_192, 100_000])
         event = WorkerJoined(worker, memory_mib, self.rng.choice([1, 6, 20, 1_000]))
@@ -367,7 +449,7 @@ class Simulator:
         for environment in self.environments.values():
             if environment.worker == worker:
                 environment.alive = False
-                environment.request = None
+                environment.requests.clear()
         self.tell_in_order(WorkerLost(worker))
         if self.rng.random() < 0.8:
             # The same host comes back, or another one.
@@ -408,8 +490,14 @@ class Simulator:
                 version = self.rng.randint(0, self.next_id + 1)
             else:
                 version = self.rng.choice(sorted(self.versions))
-            self.request += 1
-            self.tell(Invoke(self.request, version, self.rng.random() < 0.2))
+            self.invoke(version, 0.2)
+
+    def invoke(self, version: int, asynchronous: float) -> None:
+        self.request += 1
+        known = self.versions.get(version)
+        tenant = self.rng.choice([1, 1, 2, 3]) if known is not None and known.tenancy else 0
+        self.tenant_of[self.request] = tenant
+        self.tell(Invoke(self.request, version, self.rng.random() < asynchronous, tenant))
 
     def rush(self) -> None:
         """Many short-spaced requests for one version: what the rate limits are for."""
@@ -418,12 +506,8 @@ class Simulator:
         version = self.rng.choice(sorted(self.versions))
         gap_ns = self.rng.choice([3 * MS, 10 * MS, 20 * MS])
 
-        def one() -> None:
-            self.request += 1
-            self.tell(Invoke(self.request, version, self.rng.random() < 0.1))
-
         for position in range(self.rng.randint(10, 120)):
-            self.after(position * gap_ns, one)
+            self.after(position * gap_ns, lambda: self.invoke(version, 0.1))
 
     def schedule(self) -> None:
         plan = self.plan
@@ -433,6 +517,10 @@ class Simulator:
             self.at(int(self.rng.random() * plan.arrive_until_ns), self.arrive)
         for _ in range(self.rng.choice([0, 2, 10, 30])):
             self.at(int(self.rng.random() * plan.fault_until_ns), self.change)
+        if plan.provisioned:
+            for _ in range(int(plan.provisioned * self.rng.choice([2, 10, 30]))):
+                self.at(int(self.rng.random() * plan.fault_until_ns), self.provision)
+            self.at(plan.fault_until_ns + CONVERGED_NS, self.give_back)
         if plan.drain:
             drain_ns = int(plan.arrive_until_ns * self.rng.choice([0.5, 1.0, 1.2]))
             self.at(drain_ns, lambda: self.tell_in_order(Drain()))
@@ -461,8 +549,7 @@ class Simulator:
                 break
         self.checker.at_the_end(self.scheduler.statistics(), self.request)
         require(not self.scheduler.environments(), "environments left", self.scheduler.environments())
-        fresh = self.make(self.plan.profile, self.plan.idle_reclaim_ns)
-        mismatch = replay(decode(self.recording), fresh)
+        mismatch = replay(decode(self.recording), self.make_one())
         require(mismatch is None, "the replay went another way", mismatch)
         return steps, self.request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 
@@ -10,12 +11,21 @@ import pytest
 from lambent.core.admission import Function, Scope, Version
 from lambent.core.engine import Commands
 from lambent.core.environment import Environment, EnvironmentState
-from lambent.core.events import Complete, EnvironmentReady, InvocationEnded, StopReason
+from lambent.core.events import (
+    Complete,
+    EnvironmentReady,
+    InvocationEnded,
+    ProvisionedReason,
+    ProvisionedState,
+    StopReason,
+)
 from lambent.core.placement import Worker
+from lambent.core.provisioned import Allocation, Pool
 from lambent.core.scheduler import Scheduler
+from lambent.core.sharing import Rooms, Shared
 from lambent.model.invocation import Outcome, ThrottleReason
 
-from .simulator import SchedulerMaker, SeedFailed, run
+from .simulator import Result, SchedulerMaker, SeedFailed, run
 
 FIXED_SEEDS = range(150)
 FRESH_SEEDS = 50
@@ -24,10 +34,16 @@ FRESH_BUDGET_S = 10.0
 CATCH_SEEDS = 200
 
 
+@functools.cache
+def fixed(seed: int) -> Result:
+    """Two tests look at each of these."""
+    return run(seed)
+
+
 @pytest.mark.parametrize("first", FIXED_SEEDS[::10])
 def test_fixed_seeds(first: int) -> None:
     for seed in range(first, first + 10):
-        run(seed)
+        fixed(seed)
 
 
 def test_fresh_seeds() -> None:
@@ -48,7 +64,7 @@ def test_the_seeds_go_everywhere() -> None:
     """Each kind of answer and end occurs in the fixed seeds: the simulator does not look away."""
     seen: set[str] = set()
     for seed in FIXED_SEEDS:
-        seen |= run(seed).seen.keys()
+        seen |= fixed(seed).seen.keys()
     expected = {f"complete {outcome}" for outcome in Outcome} | {f"stop {reason}" for reason in StopReason}
     expected |= {
         ThrottleReason.CONCURRENCY,
@@ -57,6 +73,10 @@ def test_the_seeds_go_everywhere() -> None:
         ThrottleReason.RATE,
         ThrottleReason.RESERVED_RATE,
     }
+    expected |= {f"status {state}" for state in (ProvisionedState.IN_PROGRESS, ProvisionedState.READY)}
+    expected |= {f"status {ProvisionedState.IN_PROGRESS} {reason}" for reason in ProvisionedReason}
+    expected |= {f"status {ProvisionedState.FAILED} {ProvisionedReason.INIT_FAILED}", "converged"}
+    expected |= {f"dispatch {how}" for how in ("provisioned", "spillover", "cold", "tenant", "beside others")}
     assert expected <= seen, expected - seen
 
 
@@ -159,9 +179,123 @@ class ForgetsToFreeRoom(Scheduler):
             environment.worker.occupied += 1
 
 
+class SharesTenants(Scheduler):
+    """Any idle environment will do."""
+
+    __slots__ = ()
+
+    def _idle_for(self, version: Version, tenant: int) -> Environment | None:
+        if not version.idle:
+            return None
+        environment = version.idle[next(reversed(version.idle))]
+        self._unlist_idle(environment)
+        return environment
+
+
+class KeepsWhatIsProvisioned(Scheduler):
+    __slots__ = ()
+
+    def _trim(self, now_ns: int, pool: Pool, commands: Commands) -> None:
+        pass
+
+
+class NeverReplaces(Scheduler):
+    """What was complete once stays as it is."""
+
+    __slots__ = ()
+
+    def _fill(self, now_ns: int, pool: Pool, commands: Commands) -> None:
+        if not pool.allocation.complete:
+            super()._fill(now_ns, pool, commands)
+
+
+class ServesTooEarly(Scheduler):
+    """From the first environment on, not from the last."""
+
+    __slots__ = ()
+
+    def _served(self, allocation: Allocation) -> bool:
+        return True
+
+
+class TakesTheOldestProvisioned(Scheduler):
+    __slots__ = ()
+
+    def _dispatch_provisioned(self, now_ns: int, pool: Pool, request: int, attempt: int, commands: Commands) -> None:
+        pool.idle.move_to_end(next(iter(pool.idle)))
+        super()._dispatch_provisioned(now_ns, pool, request, attempt, commands)
+
+
+class StartsAllAtOnce(Scheduler):
+    __slots__ = ()
+
+    def _fill(self, now_ns: int, pool: Pool, commands: Commands) -> None:
+        before, self._provisioned_starting_max = self._provisioned_starting_max, 1_000
+        super()._fill(now_ns, pool, commands)
+        self._provisioned_starting_max = before
+
+
+class LeavesCountsInThePool(Scheduler):
+    """A request that is placed again on demand goes on counting as provisioned."""
+
+    __slots__ = ()
+
+    def _place_again(self, now_ns: int, lost: Environment, request: int, attempt: int, commands: Commands) -> None:
+        pool, lost.pool = lost.pool, None
+        super()._place_again(now_ns, lost, request, attempt, commands)
+        lost.pool = pool
+
+
+class TimesOutNeighbours(Scheduler):
+    """A timeout ends all requests of the environment."""
+
+    __slots__ = ()
+
+    def _time_out(self, now_ns: int, environment: Environment, shared: Shared, commands: Commands) -> None:
+        shared.live = dict.fromkeys(shared.live, now_ns)
+        super()._time_out(now_ns, environment, shared, commands)
+
+
+class ForgetsWhatLingers(Scheduler):
+    """A request that timed out leaves its place at once, though its code still runs."""
+
+    __slots__ = ()
+
+    def _time_out(self, now_ns: int, environment: Environment, shared: Shared, commands: Commands) -> None:
+        super()._time_out(now_ns, environment, shared, commands)
+        shared.lingering.clear()
+        if environment.state in (EnvironmentState.IDLE, EnvironmentState.BUSY):
+            self._room(environment)
+
+
+class CrashEndsOne(Scheduler):
+    """The others of a crashed environment are left to their timeouts."""
+
+    __slots__ = ()
+
+    def _shared_ended(
+        self, now_ns: int, environment: Environment, shared: Shared, event: InvocationEnded, commands: Commands
+    ) -> None:
+        if event.request in shared.live and len(shared.live) > 1:
+            self._complete_shared(environment, shared, event.request, event.outcome, commands)
+            self._go_on(now_ns, environment, shared, commands)
+            return
+        super()._shared_ended(now_ns, environment, shared, event, commands)
+
+
 @pytest.mark.parametrize(
     "broken",
     [
+        SharesTenants,
+        KeepsWhatIsProvisioned,
+        NeverReplaces,
+        ServesTooEarly,
+        TakesTheOldestProvisioned,
+        StartsAllAtOnce,
+        LeavesCountsInThePool,
+        TimesOutNeighbours,
+        ForgetsWhatLingers,
+        CrashEndsOne,
         LeaksSlotsOnDeath,
         TakesTheOldest,
         ForgetsToPlaceAgain,
@@ -196,7 +330,32 @@ def _always_room(worker: Worker, memory_mib: int) -> bool:
     return worker.memory_used_mib <= worker.memory_mib
 
 
+def _claims_nothing(function: Function, now_ns: int, difference: int) -> None:
+    function.provisioned += difference
+
+
+def _no_rate(pool: Pool, now_ns: int, asynchronous: bool) -> bool:
+    return original_usable(pool, now_ns, True) and (asynchronous or pool.rate.available(now_ns) or _refilled(pool))
+
+
+def _refilled(pool: Pool) -> bool:
+    pool.rate._level = pool.rate._full
+    return True
+
+
+def _beyond_the_reservation(function: Function) -> bool:
+    return False
+
+
+def _emptiest(rooms: Rooms) -> Environment | None:
+    for levels in reversed(rooms._levels):
+        if levels:
+            return next(iter(levels[min(levels)].values()))
+    return None
+
+
 original_refusal, original_set_reserved = Scope.refusal, Function.set_reserved
+original_usable = Pool.usable
 
 
 @pytest.mark.parametrize(
@@ -205,8 +364,20 @@ original_refusal, original_set_reserved = Scope.refusal, Function.set_reserved
         (Scope, "refusal", _limitless),
         (Function, "set_reserved", _never_moves),
         (Worker, "has_room", _always_room),
+        (Function, "claim", _claims_nothing),
+        (Function, "full", _beyond_the_reservation),
+        (Pool, "usable", _no_rate),
+        (Rooms, "fullest", _emptiest),
     ],
-    ids=["one request too many", "reserved leaves requests behind", "one environment too many"],
+    ids=[
+        "one request too many",
+        "reserved leaves requests behind",
+        "one environment too many",
+        "provisioned is not taken out of the scope",
+        "provisioned passes the reservation",
+        "provisioned has no rate",
+        "load is spread",
+    ],
 )
 def test_a_broken_limit_is_caught(owner: type, name: str, broken: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, name, broken)

@@ -10,12 +10,20 @@ function: what is in flight is always counted where the function counts now. A r
 reservation returns to the account at once; its requests that are still running count in the unreserved pool
 until they end (they do use the account's concurrency).
 
+Provisioned concurrency is taken out of the scope of its function: a request that runs in a provisioned
+environment counts in that version's pool (provisioned.py) and not in the scope, and the scope's limit is less
+by what the pools *claim*. "With reserved set, PC comes out of the reserved pool"; without, out of the account's
+unreserved one. A reservation is a ceiling all the same: over all, a function has no more in flight than it has
+reserved.
+
 A limit that is lowered below what is in flight cuts nothing off: it only refuses until the count has
 fallen. So the total of an account can stand above its limit for a while after a reservation was made, never
 by admission within a pool.
 
 Request rate: 10 requests a second for each unit of a scope's limit, as a bucket that holds one second's
-worth (AWS names no window). Asynchronous requests neither ask it nor use it up.
+worth (AWS names no window). Asynchronous requests neither ask it nor use it up. AWS's other rate, "10,000
+requests a second more every 10 s" beside 1,000 environments, is not kept: it binds only where the account's
+limit is above 1,000 and requests are shorter than 100 ms.
 """
 
 from __future__ import annotations
@@ -30,13 +38,18 @@ from lambent.model.invocation import ThrottleReason
 from lambent.model.limits import (
     CLASSIC_ENVIRONMENTS_PER_MIN,
     NS_PER_S,
+    PROVISIONED_BURST_ENVIRONMENTS,
+    PROVISIONED_ENVIRONMENTS_PER_MIN,
     REQUEST_RATE_PER_CONCURRENCY,
+    RESTORE_TIMEOUT_S,
     SCALING_BURST_ENVIRONMENTS,
     SCALING_ENVIRONMENTS_PER_S,
 )
 
 if TYPE_CHECKING:
     from lambent.core.environment import Environment
+    from lambent.core.provisioned import Pool
+    from lambent.core.sharing import Rooms
 
 
 class ScalingProfile(enum.StrEnum):
@@ -84,7 +97,16 @@ class Scope:
 class Account:
     """An account in one region."""
 
-    __slots__ = ("concurrency_max", "functions", "id", "reserved_sum", "scaling", "unreserved")
+    __slots__ = (
+        "concurrency_max",
+        "functions",
+        "id",
+        "provisioned_in_flight",
+        "provisioned_sum",
+        "reserved_sum",
+        "scaling",
+        "unreserved",
+    )
 
     def __init__(self, identity: int, now_ns: int, concurrency_max: int, classic_burst: int) -> None:
         assert concurrency_max >= 0
@@ -93,6 +115,10 @@ class Account:
         self.concurrency_max = concurrency_max
         #: Over the functions that are not removed.
         self.reserved_sum = 0
+        #: What provisioned concurrency claims of the unreserved pool: that of functions without a reservation.
+        self.provisioned_sum = 0
+        #: Requests in provisioned environments, of all functions.
+        self.provisioned_in_flight = 0
         self.unreserved = Scope(now_ns, concurrency_max, ThrottleReason.CONCURRENCY, ThrottleReason.RATE)
         #: The classic profile's bucket.
         self.scaling = TokenBucket(now_ns, classic_burst, CLASSIC_ENVIRONMENTS_PER_MIN, 60 * NS_PER_S)
@@ -105,14 +131,22 @@ class Account:
         self.scaling.resize(now_ns, classic_burst, CLASSIC_ENVIRONMENTS_PER_MIN)
         self._resize_unreserved(now_ns)
 
-    def change_reserved(self, now_ns: int, difference: int) -> None:
-        self.reserved_sum += difference
+    def claim(self, now_ns: int, reserved: int, provisioned: int) -> None:
+        """So much more (or less) is taken out of the unreserved pool."""
+        self.reserved_sum += reserved
+        self.provisioned_sum += provisioned
         assert self.reserved_sum >= 0
+        assert self.provisioned_sum >= 0
         self._resize_unreserved(now_ns)
+
+    def claimed(self) -> int:
+        """ClaimedAccountConcurrency: unreserved in use, all reserved, and what is provisioned without reservation."""
+        assert self.unreserved.in_flight >= 0
+        return self.unreserved.in_flight + self.reserved_sum + self.provisioned_sum
 
     def _resize_unreserved(self, now_ns: int) -> None:
         # The control plane refuses reservations beyond the limit; but the limit may be lowered under them.
-        limit = max(0, self.concurrency_max - self.reserved_sum)
+        limit = max(0, self.concurrency_max - self.reserved_sum - self.provisioned_sum)
         assert limit <= self.concurrency_max
         if limit != self.unreserved.limit:
             self.unreserved.resize(now_ns, limit)
@@ -121,15 +155,37 @@ class Account:
 class Function:
     """A function: the unit of reserved concurrency and of today's scaling rate."""
 
-    __slots__ = ("account", "id", "in_flight", "reserved", "scaling", "scope", "versions")
+    __slots__ = (
+        "account",
+        "id",
+        "in_flight",
+        "provisioned",
+        "provisioned_in_flight",
+        "provisioning",
+        "reserved",
+        "scaling",
+        "scope",
+        "throttles",
+        "versions",
+    )
 
     def __init__(self, identity: int, account: Account, profile: ScalingProfile, now_ns: int) -> None:
         assert identity not in account.functions
         self.id = identity
         self.account = account
         self.reserved: int | None = None
-        #: Of all its versions; all of them count in `scope` too.
+        #: On demand, of all its versions; all of them count in `scope` too.
         self.in_flight = 0
+        #: In provisioned environments; these count in their pools.
+        self.provisioned_in_flight = 0
+        #: What its pools claim.
+        self.provisioned = 0
+        #: How fast provisioned environments may come up.
+        self.provisioning = TokenBucket(
+            now_ns, PROVISIONED_BURST_ENVIRONMENTS, PROVISIONED_ENVIRONMENTS_PER_MIN, 60 * NS_PER_S
+        )
+        #: How often its requests were refused, since the function came.
+        self.throttles: dict[ThrottleReason, int] = {}
         self.scope = account.unreserved
         self.scaling = (
             account.scaling
@@ -146,8 +202,9 @@ class Function:
             return
         assert reserved is None or reserved >= 0
         assert self.scope.in_flight >= self.in_flight
+        on_demand = max(0, (reserved or 0) - self.provisioned)
         if before is not None and reserved is not None:
-            self.scope.resize(now_ns, reserved)
+            self.scope.resize(now_ns, on_demand)
         else:
             self.scope.in_flight -= self.in_flight
             if reserved is None:
@@ -156,14 +213,30 @@ class Function:
             else:
                 self.scope = Scope(
                     now_ns,
-                    reserved,
+                    on_demand,
                     ThrottleReason.RESERVED_CONCURRENCY,
                     ThrottleReason.RESERVED_RATE,
                 )
             self.scope.in_flight += self.in_flight
         self.reserved = reserved
-        self.account.change_reserved(now_ns, (reserved or 0) - (before or 0))
+        provisioned = (self.provisioned if reserved is None else 0) - (self.provisioned if before is None else 0)
+        self.account.claim(now_ns, (reserved or 0) - (before or 0), provisioned)
         assert self.account.unreserved.in_flight >= 0
+
+    def claim(self, now_ns: int, difference: int) -> None:
+        """Its pools claim so much more (or less) of its scope."""
+        self.provisioned += difference
+        assert self.provisioned >= 0
+        if self.reserved is None:
+            self.account.claim(now_ns, 0, difference)
+        else:
+            self.scope.resize(now_ns, max(0, self.reserved - self.provisioned))
+
+    def full(self) -> bool:
+        """Has it as much in flight as is reserved for it, provisioned included? (The scope asks for the rest.)"""
+        assert self.in_flight >= 0
+        assert self.provisioned_in_flight >= 0
+        return self.reserved is not None and self.in_flight + self.provisioned_in_flight >= self.reserved
 
     def release(self) -> None:
         """A request of this function has ended."""
@@ -178,29 +251,70 @@ class Version:
     """What requests name and environments run. Immutable but for being retired."""
 
     __slots__ = (
+        "cold_starts",
+        "concurrency",
         "function",
         "hint_ns",
         "id",
         "idle",
         "init_timeout_ns",
         "memory_mib",
+        "plain",
+        "pool",
+        "provisioned_invocations",
         "resetting",
+        "restore_timeout_ns",
         "retired",
+        "rooms",
+        "snap_start",
+        "spillovers",
+        "tenancy",
+        "tenants",
+        "throttles",
         "timeout_ns",
     )
 
     def __init__(
-        self, identity: int, function: Function, memory_mib: int, timeout_ns: int, init_timeout_ns: int
+        self,
+        identity: int,
+        function: Function,
+        memory_mib: int,
+        timeout_ns: int,
+        init_timeout_ns: int,
+        snap_start: bool = False,
+        restore_timeout_ns: int = RESTORE_TIMEOUT_S * NS_PER_S,
+        tenancy: bool = False,
+        concurrency: int = 1,
     ) -> None:
         assert memory_mib > 0
         assert timeout_ns > 0
         assert init_timeout_ns > 0
+        assert restore_timeout_ns > 0
+        assert concurrency >= 1
         self.id = identity
         self.function = function
         self.memory_mib = memory_mib
         self.timeout_ns = timeout_ns
         self.init_timeout_ns = init_timeout_ns
+        self.snap_start = snap_start
+        self.restore_timeout_ns = restore_timeout_ns
+        self.tenancy = tenancy
+        #: Requests at once in one environment.
+        self.concurrency = concurrency
+        #: None of the features below: what the warm path asks first.
+        self.plain = not tenancy and concurrency == 1
         self.retired = False
+        #: Its provisioned environments, none of which is in `idle` or `resetting`.
+        self.pool: Pool | None = None
+        #: With tenancy, the same environments as in `idle`, for each tenant that has some.
+        self.tenants: dict[int, OrderedDict[int, Environment]] = {}
+        #: With several requests to an environment: those that have room, for each tenant (0: there are none).
+        self.rooms: dict[int, Rooms] = {}
+        #: Counted since the version came.
+        self.cold_starts = 0
+        self.provisioned_invocations = 0
+        self.spillovers = 0
+        self.throttles: dict[ThrottleReason, int] = {}
         #: Environments in IDLE, in the order in which they became so: the last is the most recently used.
         self.idle: OrderedDict[int, Environment] = OrderedDict()
         #: Environments in RESETTING for which no request waits yet, in the order in which their reset began.

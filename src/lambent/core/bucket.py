@@ -53,6 +53,13 @@ class TokenBucket:
         assert 0 <= self._level <= self._full
         return self._level // self._period_ns
 
+    def ready_ns(self, now_ns: int) -> int:
+        """When there will be a token, if nobody takes one before. `per_period` is not 0."""
+        missing = self._period_ns - self._level if not self.available(now_ns) else 0
+        assert self._full >= self._period_ns
+        assert self._per_period > 0
+        return now_ns + -(-missing // self._per_period)
+
     def resize(self, now_ns: int, capacity: int, per_period: int) -> None:
         """A new size and rate from now on; the tokens that were missing are still missing."""
         assert capacity >= 0

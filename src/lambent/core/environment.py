@@ -11,11 +11,15 @@ environment and can be moved to another one without anybody noticing. `needs_ini
 stands without a runtime process, so that the next Dispatch must start one inside the invocation.
 
     STARTING --started--> INIT --dispatch--> BUSY --ended--> IDLE --dispatch--> BUSY ...
-                            |                  |
-                            +------reset-------+--> RESETTING --reset done--> IDLE, or --dispatch--> BUSY
+        |                   |                  |
+        |                   +------reset-------+--> RESETTING --reset done--> IDLE, or --dispatch--> BUSY
+        +--restoring--> RESTORING, which goes on like INIT but is never reset (SnapStart)
     any but the last two --stop--> SHUTTING_DOWN --died--> DEAD
 
 INIT --ready--> IDLE is the road of environments that no request has asked for (provisioned concurrency).
+
+An environment of a version that takes several requests at once has its requests in `shared` (sharing.py) and
+`request` is None all along; it is BUSY as long as one of them has been handed over and has not ended.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from lambent.model.invocation import InitializationType
 if TYPE_CHECKING:
     from lambent.core.admission import Version
     from lambent.core.placement import Worker
+    from lambent.core.provisioned import Pool
+    from lambent.core.sharing import Shared
 
 #: Later than every time: no deadline, no timer. About 292 years in nanoseconds.
 NEVER_NS: Final = 1 << 63
@@ -40,9 +46,11 @@ class EnvironmentState(enum.StrEnum):
     STARTING = "starting"
     #: The runtime process runs its Init.
     INIT = "init"
+    #: The runtime process is being restored from the version's template (SnapStart).
+    RESTORING = "restoring"
     #: Waits for a request; the only state in which it may be given one that it was not started for.
     IDLE = "idle"
-    #: A request was handed over and has not ended.
+    #: A request was handed over and has not ended (one of them at least, where there may be several).
     BUSY = "busy"
     #: Reset was commanded: the runtime process is being killed, the sandbox stays.
     RESETTING = "resetting"
@@ -54,6 +62,7 @@ class EnvironmentState(enum.StrEnum):
 
 class Trigger(enum.StrEnum):
     STARTED = "started"
+    RESTORING = "restoring"
     READY = "ready"
     DISPATCH = "dispatch"
     ENDED = "ended"
@@ -69,6 +78,7 @@ _S, _T = EnvironmentState, Trigger
 #: because the fact "started" may be overtaken by the one that follows it.
 TRANSITIONS: Final[dict[tuple[EnvironmentState, Trigger], EnvironmentState]] = {
     (_S.STARTING, _T.STARTED): _S.INIT,
+    (_S.STARTING, _T.RESTORING): _S.RESTORING,
     (_S.STARTING, _T.READY): _S.IDLE,
     (_S.STARTING, _T.DISPATCH): _S.BUSY,
     (_S.STARTING, _T.STOP): _S.SHUTTING_DOWN,
@@ -78,6 +88,10 @@ TRANSITIONS: Final[dict[tuple[EnvironmentState, Trigger], EnvironmentState]] = {
     (_S.INIT, _T.RESET): _S.RESETTING,
     (_S.INIT, _T.STOP): _S.SHUTTING_DOWN,
     (_S.INIT, _T.DIED): _S.DEAD,
+    (_S.RESTORING, _T.READY): _S.IDLE,
+    (_S.RESTORING, _T.DISPATCH): _S.BUSY,
+    (_S.RESTORING, _T.STOP): _S.SHUTTING_DOWN,
+    (_S.RESTORING, _T.DIED): _S.DEAD,
     (_S.IDLE, _T.DISPATCH): _S.BUSY,
     (_S.IDLE, _T.STOP): _S.SHUTTING_DOWN,
     (_S.IDLE, _T.DIED): _S.DEAD,
@@ -105,9 +119,13 @@ class Environment:
         "initialization_type",
         "invocations",
         "needs_init",
+        "pool",
         "request",
+        "shared",
         "since_ns",
+        "spilled",
         "state",
+        "tenant",
         "version",
         "worker",
     )
@@ -136,6 +154,21 @@ class Environment:
         self.needs_init = False
         #: Requests handed over so far.
         self.invocations = 0
+        #: The provisioned concurrency that it is part of.
+        self.pool: Pool | None = None
+        #: Its requests, if it takes several at once.
+        self.shared: Shared | None = None
+        #: The only tenant that it serves; 0 where versions have no tenancy.
+        self.tenant = 0
+        #: The request that it was started for, or that waits for its reset, found no provisioned one.
+        self.spilled = False
+
+    def requests(self) -> int:
+        """How many are bound to it."""
+        if self.shared is not None:
+            assert self.request is None
+            return len(self.shared.live) + len(self.shared.bound)
+        return 0 if self.request is None else 1
 
 
 def apply_transition(environment: Environment, trigger: Trigger, now_ns: int) -> None:
@@ -165,6 +198,9 @@ class EnvironmentView(msgspec.Struct, frozen=True):
     request: int | None
     #: The next request will have to start the runtime process first.
     needs_init: bool
+    tenant: int = 0
+    #: How many requests it has; more than one only where several are allowed, and `request` is None there.
+    requests: int = 0
 
 
 def view(environment: Environment) -> EnvironmentView:
@@ -180,4 +216,6 @@ def view(environment: Environment) -> EnvironmentView:
         invocations=environment.invocations,
         request=environment.request,
         needs_init=environment.needs_init,
+        tenant=environment.tenant,
+        requests=environment.requests(),
     )

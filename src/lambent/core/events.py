@@ -4,7 +4,8 @@ All ids are integers that the driver chose, except environment ids, which the sc
 Times are nanoseconds on the driver's clock. Facts may come late, twice or for things already gone: the
 scheduler then answers with nothing. A refusal is a command (Throttle, Reject), never an exception.
 
-Structs are tagged so that a recorded run can be written down and replayed (see recording.py).
+Structs are tagged so that a recorded run can be written down and replayed (see recording.py). New fields come
+last and have a default, so that older recordings can still be read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import enum
 
 import msgspec
 
-from lambent.model.invocation import Outcome, ThrottleReason
+from lambent.model.invocation import InitializationType, Outcome, ThrottleReason
+from lambent.model.limits import NS_PER_S, RESTORE_TIMEOUT_S
 
 
 class Event(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -50,19 +52,42 @@ class FunctionRemoved(Event, frozen=True):
 
 
 class VersionSet(Event, frozen=True):
-    """A runnable version exists. It never changes: an update is a new version id and a VersionRetired."""
+    """A runnable version exists. It never changes: an update is a new version id and a VersionRetired.
+
+    `snap_start`: environments are restored from a template (the driver's) instead of initialised, within
+    `restore_timeout_ns`. `tenancy`: an environment serves one tenant only. `concurrency_per_environment`: so many
+    requests at once in one environment (managed instances); 1 is ordinary Lambda.
+    """
 
     version: int
     function: int
     memory_mib: int
     timeout_ns: int
     init_timeout_ns: int
+    snap_start: bool = False
+    restore_timeout_ns: int = RESTORE_TIMEOUT_S * NS_PER_S
+    tenancy: bool = False
+    concurrency_per_environment: int = 1
 
 
 class VersionRetired(Event, frozen=True):
     """Replaced or deleted: no new requests, idle environments stop now, busy ones after their request."""
 
     version: int
+
+
+class ProvisionedSet(Event, frozen=True):
+    """All that a provisioned concurrency configuration asks for now: pairs of version and count; () removes it.
+
+    `allocation` stands for the configuration of one version or alias; an alias with weights has two pairs, and one
+    that moves is told again with the new version. Versions that are asked for less, or no longer, keep what they
+    have until the others are complete (or there is no room for both). All are versions of one function; a version
+    belongs to the allocation that named it last. Versions that are unknown, restored, shared or per tenant can not
+    be provisioned: such pairs are dropped.
+    """
+
+    allocation: int
+    versions: tuple[tuple[int, int], ...] = ()
 
 
 # --- facts about workers --------------------------------------------------------------------------------
@@ -90,21 +115,23 @@ class Drain(Event, frozen=True):
 
 
 class Invoke(Event, frozen=True):
-    """A request for a version arrived. Asynchronous ones are not held to the request-rate limit."""
+    """A request for a version arrived. Asynchronous ones are not held to the request-rate limit. `tenant` counts only
+    for versions with tenancy."""
 
     request: int
     version: int
     asynchronous: bool = False
+    tenant: int = 0
 
 
 class EnvironmentStarted(Event, frozen=True):
-    """The sandbox stands and the runtime process has begun Init: the 10 s limit counts from now."""
+    """The sandbox stands and Init, or the restore, has begun: its limit counts from now."""
 
     environment: int
 
 
 class EnvironmentReady(Event, frozen=True):
-    """Init is done: the runtime asks for its first request."""
+    """Init, or the restore, is done: the runtime asks for its first request."""
 
     environment: int
 
@@ -116,7 +143,11 @@ class InitFailed(Event, frozen=True):
 
 
 class InvocationEnded(Event, frozen=True):
-    """The runtime answered (SUCCESS, ERROR), or went away during the invoke (RUNTIME_EXIT, INIT_ERROR)."""
+    """The runtime answered (SUCCESS, ERROR), or went away during the invoke (RUNTIME_EXIT, INIT_ERROR).
+
+    With several requests at once: an answer after the timeout is told too, it frees the place; and when the runtime
+    goes away, the first of these facts ends all requests of the environment.
+    """
 
     environment: int
     request: int
@@ -148,25 +179,36 @@ class StopReason(enum.StrEnum):
     ROOM = "room"
     DRAIN = "drain"
     FAILED = "failed"
+    #: Less provisioned concurrency is asked for.
+    UNPROVISIONED = "unprovisioned"
 
 
 class Start(Command, frozen=True):
-    """Make a sandbox for this version on this worker and begin Init."""
+    """Make a sandbox for this version on this worker and begin Init (SNAP_START: restore it from the template).
+
+    PROVISIONED_CONCURRENCY: no request waits for it. `tenant`: the only one whose requests it will get, 0 for none.
+    """
 
     environment: int
     worker: int
     version: int
+    initialization_type: InitializationType = InitializationType.ON_DEMAND
+    tenant: int = 0
 
 
 class Dispatch(Command, frozen=True):
-    """Give the request to the environment. `cold`: first one after its Init, whose duration REPORT shows.
-    `reinit`: there is no runtime process; start one first, inside the invoke and its deadline."""
+    """Give the request to the environment. `cold`: first one after its Init or restore, whose duration REPORT shows;
+    never for provisioned ones. `reinit`: there is no runtime process; start one first, inside the invoke and its
+    deadline (of several requests at once, all that come before the first answer say so: start one process).
+    `provisioned`: the environment is; `spillover`: it is not, though the version has provisioned ones."""
 
     environment: int
     request: int
     deadline_ns: int
     cold: bool
     reinit: bool
+    provisioned: bool = False
+    spillover: bool = False
 
 
 class Complete(Command, frozen=True):
@@ -210,12 +252,44 @@ class Stop(Command, frozen=True):
     reason: StopReason
 
 
+class ProvisionedState(enum.StrEnum):
+    """`Status` of a provisioned concurrency configuration."""
+
+    IN_PROGRESS = "IN_PROGRESS"
+    #: All that was asked for has been there once; what is lost since is being replaced.
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+class ProvisionedReason(enum.StrEnum):
+    """Why an allocation is not complete."""
+
+    #: Init failed or took too long (FUNCTION_ERROR_INIT_FAILURE).
+    INIT_FAILED = "init-failed"
+    #: The environment vanished before its first request.
+    ENVIRONMENT_LOST = "environment-lost"
+    #: No worker has room; it is tried again, and what there is serves.
+    NO_ROOM = "no-room"
+
+
+class ProvisionedStatus(Command, frozen=True):
+    """The numbers of an allocation have changed. `allocated`: environments whose Init is done, of the versions that
+    are asked for; `available`: how many requests at once they serve (0 until all are allocated)."""
+
+    allocation: int
+    allocated: int
+    available: int
+    state: ProvisionedState
+    reason: ProvisionedReason | None = None
+
+
 AnyEvent = (
     AccountSet
     | FunctionSet
     | FunctionRemoved
     | VersionSet
     | VersionRetired
+    | ProvisionedSet
     | WorkerJoined
     | WorkerLost
     | Drain
@@ -228,4 +302,4 @@ AnyEvent = (
     | EnvironmentDied
     | Tick
 )
-AnyCommand = Start | Dispatch | Complete | Throttle | Reject | Reset | Stop
+AnyCommand = Start | Dispatch | Complete | Throttle | Reject | Reset | Stop | ProvisionedStatus

@@ -49,7 +49,7 @@ class Worker:
         self.occupied = 0
         #: All on this worker, those that are stopping included.
         self.environments: dict[int, Environment] = {}
-        #: Those in IDLE, least recently used first.
+        #: Those in IDLE, least recently used first; provisioned ones are not given up for room and not listed.
         self.idle: OrderedDict[int, Environment] = OrderedDict()
 
     def has_room(self, memory_mib: int) -> bool:

@@ -22,6 +22,7 @@ class InitializationType(enum.StrEnum):
     ON_DEMAND = "on-demand"
     PROVISIONED_CONCURRENCY = "provisioned-concurrency"
     SNAP_START = "snap-start"
+    MANAGED_INSTANCES = "lambda-managed-instances"
 
 
 class Outcome(enum.StrEnum):
@@ -36,5 +37,7 @@ class Outcome(enum.StrEnum):
     RUNTIME_EXIT = "runtime-exit"
     #: Init failed, and failed again inside the invoke.
     INIT_ERROR = "init-error"
+    #: SnapStart: the restore was not done within its limit (SnapStartTimeoutException, 408).
+    RESTORE_TIMEOUT = "restore-timeout"
     #: The whole environment, or its worker, went away.
     ENVIRONMENT_LOST = "environment-lost"

@@ -39,6 +39,9 @@ REQUEST_RATE_PER_CONCURRENCY = 10
 #: Today's scaling rate: 1,000 environments every 10 s for each function, refilled continuously.
 SCALING_BURST_ENVIRONMENTS = 1_000
 SCALING_ENVIRONMENTS_PER_S = 100
+#: Provisioned concurrency comes up at 6,000 environments a minute for each function; the bucket is 10 s of it.
+PROVISIONED_ENVIRONMENTS_PER_MIN = 6_000
+PROVISIONED_BURST_ENVIRONMENTS = 1_000
 #: The rule until November 2023: a regional burst, then 500 a minute for the whole region.
 CLASSIC_ENVIRONMENTS_PER_MIN = 500
 CLASSIC_BURST_LARGE, CLASSIC_BURST_MEDIUM, CLASSIC_BURST_SMALL = 3_000, 1_000, 500
@@ -53,6 +56,13 @@ CLASSIC_BURST_BY_REGION = {
 
 # --- environments ---------------------------------------------------------------------------------------
 INIT_TIMEOUT_S = 10
+#: Init of provisioned concurrency, SnapStart's publishing and managed instances: the function's timeout, within these
+#: (lambda-runtime-environment).
+LONG_INIT_TIMEOUT_MIN_S, LONG_INIT_TIMEOUT_MAX_S = 130, 900
+#: SnapStart: the restore with its after-restore hooks.
+RESTORE_TIMEOUT_S = 10
+#: PerExecutionEnvironmentMaxConcurrency of managed instances.
+ENVIRONMENT_CONCURRENCY_MAX = 1_600
 IDLE_RECLAIM_S = 600
 #: 1,769 MB of memory is one vCPU.
 MEMORY_PER_VCPU_MIB = 1_769
