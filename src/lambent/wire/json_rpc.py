@@ -46,7 +46,7 @@ class JsonRpcCodec:
         headers = [self._content_type, *error.headers.items()]
         if self.model.query_compatible:
             fault = "Sender" if status < 500 else "Receiver"
-            headers.append(("x-amzn-query-error", f"{error.code};{fault}"))
+            headers.append(("x-amzn-query-error", f"{self.model.query_error_code(error.code)};{fault}"))
         body = {"__type": error.code, "message": error.message}
         body |= {name: value for name, value in error.members.items() if value is not None}
         return Response(status, json_values.encode(body), headers)

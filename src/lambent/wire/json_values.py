@@ -98,6 +98,11 @@ def read_structure(document: dict[str, Any], shape: Shape) -> dict[str, Any]:
     return values
 
 
+def read_value(value: Any, place: Member) -> Any:
+    """A value that is not null, of the type that `place` wants."""
+    return _read(value, place)
+
+
 def _read(value: Any, place: Member) -> Any:
     shape = place.shape
     kind = shape.kind
@@ -268,16 +273,21 @@ def write_timestamp(value: Any, form: str) -> float | str:
     """A moment (datetime, or seconds since 1970; text is taken as written) in one of the model's formats."""
     if isinstance(value, str):
         return value
-    moment = value if isinstance(value, dt.datetime) else _EPOCH + dt.timedelta(seconds=value)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    moment = moment.astimezone(UTC)
+    moment = to_moment(value)
     if form == "unixTimestamp":
         seconds = round((moment - _EPOCH).total_seconds(), 3)
         return int(seconds) if seconds == int(seconds) else seconds
     if form == "rfc822":
         return email.utils.format_datetime(moment, usegmt=True)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_moment(value: dt.datetime | float) -> dt.datetime:
+    """An aware datetime in UTC, from one of any zone (none means UTC) or seconds since 1970."""
+    moment = value if isinstance(value, dt.datetime) else _EPOCH + dt.timedelta(seconds=value)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
 
 
 def write_text(value: Any, place: Member) -> str:

@@ -27,6 +27,8 @@ class _Ref(msgspec.Struct):
     location: str | None = None
     locationName: str | None = None
     timestampFormat: str | None = None
+    flattened: bool = False
+    resultWrapper: str | None = None
 
 
 class _HttpError(msgspec.Struct):
@@ -53,6 +55,7 @@ class _ShapeDef(msgspec.Struct):
     exception: bool = False
     error: _HttpError | None = None
     timestampFormat: str | None = None
+    flattened: bool = False
 
 
 class _Http(msgspec.Struct):
@@ -74,6 +77,8 @@ class _Metadata(msgspec.Struct):
     targetPrefix: str = ""
     jsonVersion: str = "1.0"
     awsQueryCompatible: dict[str, str] | None = None
+    apiVersion: str = ""
+    xmlNamespace: str | dict[str, str] = ""
 
 
 class _File(msgspec.Struct):
@@ -92,6 +97,8 @@ class Member(NamedTuple):
     #: What it is called on the wire.
     wire_name: str
     timestamp_format: str | None
+    #: For lists and maps in XML and forms: the elements stand where the container would.
+    flattened: bool = False
 
 
 class Shape:
@@ -112,6 +119,8 @@ class Shape:
         self.event_stream = definition.eventstream
         self.exception = definition.exception
         self.http_status = definition.error.httpStatusCode if definition.error else None
+        #: What the query protocol calls an exception, where that is not the shape's name.
+        self.error_code = definition.error.code if definition.error else None
 
     def __repr__(self) -> str:
         return f"<Shape {self.name}: {self.kind}>"
@@ -119,7 +128,8 @@ class Shape:
     def _member(self, name: str, ref: _Ref) -> Member:
         shape = self._model.shape(ref.shape)
         stamp = ref.timestampFormat or shape._definition.timestampFormat
-        return Member(name, shape, ref.location, ref.locationName or name, stamp)
+        flattened = ref.flattened or shape._definition.flattened
+        return Member(name, shape, ref.location, ref.locationName or name, stamp, flattened)
 
     def _single(self, name: str, ref: _Ref | None) -> Member:
         if ref is None:
@@ -158,6 +168,8 @@ class Operation(NamedTuple):
     response_code: int
     input: Shape | None
     output: Shape | None
+    #: The element around the output in the query protocol.
+    result_wrapper: str | None = None
 
 
 class ServiceModel:
@@ -169,6 +181,9 @@ class ServiceModel:
         self.target_prefix = file.metadata.targetPrefix
         self.json_version = file.metadata.jsonVersion
         self.query_compatible = file.metadata.awsQueryCompatible is not None
+        self.api_version = file.metadata.apiVersion
+        namespace = file.metadata.xmlNamespace
+        self.xml_namespace = namespace if isinstance(namespace, str) else namespace.get("uri", "")
         self._file = file
         self._shapes: dict[str, Shape] = {}
         self._operations: dict[str, Operation] = {}
@@ -192,6 +207,7 @@ class ServiceModel:
                 found.http.responseCode,
                 self.shape(found.input.shape) if found.input else None,
                 self.shape(found.output.shape) if found.output else None,
+                found.output.resultWrapper if found.output else None,
             )
         return known
 
@@ -214,6 +230,11 @@ class ServiceModel:
         """The exception that AWS calls `code`, if the service models it."""
         found = self._file.shapes.get(code)
         return self.shape(code) if found is not None and found.exception else None
+
+    def query_error_code(self, code: str) -> str:
+        """What the query protocol calls the error `code`; clients of long ago match on it."""
+        shape = self.error_shape(code)
+        return shape.error_code or code if shape else code
 
 
 _DECODER = msgspec.json.Decoder(_File)
