@@ -15,6 +15,7 @@ from lambent.dataplane.routing import RoutingTable
 from lambent.model.errors import ResourceNotFound, TooManyRequests
 from lambent.model.function import VersionSpec
 from lambent.model.names import FunctionKey, FunctionRef
+from lambent.telemetry.lambda_metrics import LambdaMetrics
 from lambent.worker.interface import Invocation
 
 KEY = FunctionKey("000000000000", "us-east-1", "f")
@@ -30,7 +31,7 @@ def event() -> Invocation:
 
 def test_one_event_too_many_is_refused() -> None:
     async def whole() -> None:
-        plane, routing = DataPlane(Scheduler()), RoutingTable(random.Random(1))
+        plane, routing = DataPlane(Scheduler()), RoutingTable(random.Random(1), LambdaMetrics())
         Deployments(plane, routing, 1_000).activate(SPEC)  # no worker has room: the events are throttled and wait
         invoker = AsynchronousInvoker(plane, routing, pending_max=2)
         invoker.accept(FunctionRef(KEY, None), event())
@@ -45,7 +46,7 @@ def test_one_event_too_many_is_refused() -> None:
 
 def test_an_event_for_nothing_is_refused_at_once() -> None:
     async def whole() -> None:
-        invoker = AsynchronousInvoker(DataPlane(Scheduler()), RoutingTable(random.Random(1)))
+        invoker = AsynchronousInvoker(DataPlane(Scheduler()), RoutingTable(random.Random(1), LambdaMetrics()))
         with pytest.raises(ResourceNotFound):
             invoker.accept(FunctionRef(KEY, None), event())
 

@@ -11,6 +11,7 @@ from lambent.dataplane.routing import AliasEntry, FunctionEntry, RoutingTable, V
 from lambent.model.errors import ResourceConflict, ResourceNotFound
 from lambent.model.function import VersionSpec
 from lambent.model.names import LATEST, FunctionKey, FunctionRef
+from lambent.telemetry.lambda_metrics import LambdaMetrics
 
 KEY = FunctionKey("000000000000", "us-east-1", "f")
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:f"
@@ -26,7 +27,7 @@ def version(function: FunctionEntry, number: int, name: str) -> VersionEntry:
 
 @pytest.fixture
 def table() -> RoutingTable:
-    made = RoutingTable(random.Random(7))
+    made = RoutingTable(random.Random(7), LambdaMetrics())
     function = FunctionEntry(1, KEY)
     function.versions = {name: version(function, n, name) for n, name in enumerate((LATEST, "1", "2", "3"), 10)}
     function.aliases = {

@@ -28,7 +28,7 @@ class EchoApplication:
         self.waiting: list[tuple[Connection, RawRequest]] = []
         self.seen: list[RawRequest] = []
 
-    def body_limit(self, target: bytes) -> int:
+    def body_limit(self, raw: RawRequest) -> int:
         return BODY_LIMIT
 
     def invoke(self, connection: Connection, raw: RawRequest) -> bool:

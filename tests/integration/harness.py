@@ -36,11 +36,15 @@ _session = botocore.session.get_session()
 
 
 def make_zip(files: dict[str, bytes | str]) -> bytes:
-    """Sources may be indented as a whole, as triple-quoted text in a test is."""
+    """Sources may be indented as a whole, as triple-quoted text in a test is; scripts and programs are executable."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
-            archive.writestr(name, textwrap.dedent(data) if isinstance(data, str) else data)
+            raw = textwrap.dedent(data).lstrip("\n").encode() if isinstance(data, str) else data
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (0o755 if raw.startswith((b"#!", b"\x7fELF")) else 0o644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, raw)
     return buffer.getvalue()
 
 

@@ -153,6 +153,7 @@ def test_environment_variables(server: Server, deploy: Deploy) -> None:
     found, folder = function.call()
     stream = found.pop("AWS_LAMBDA_LOG_STREAM_NAME")
     assert re.fullmatch(r"\d{4}/\d\d/\d\d/\[\$LATEST\][0-9a-f]{32}", stream)
+    assert re.fullmatch(r"127\.\d+\.\d+\.\d+:9001", found.pop("AWS_LAMBDA_RUNTIME_API"))
     assert found.pop("_X_AMZN_TRACE_ID").startswith("Root=1-")
     found.pop("_LAMBDA_TELEMETRY_LOG_FD", None)
     assert folder == "/var/task"

@@ -154,7 +154,8 @@ def test_json_levels(deploy: Deploy) -> None:
     assert [json.loads(message)["message"] for message in messages if message.startswith("{")] == ["shown"]
 
 
-def test_output_after_the_answer_belongs_to_the_stream(deploy: Deploy) -> None:
+def test_output_after_the_answer_comes_with_the_next_invocation(deploy: Deploy) -> None:
+    """The environment is frozen in between; its threads go on in the next request's time."""
     function = deploy(
         """
         import threading, time
@@ -165,11 +166,14 @@ def test_output_after_the_answer_belongs_to_the_stream(deploy: Deploy) -> None:
 
         def handler(event, context):
             threading.Thread(target=later).start()
+            time.sleep(event)
         """
     )
-    function.invoke()
-    function.invoke()
-    function.wait_log("from the thread")
+    function.invoke(0)
+    second = function.invoke(0.3)
+    lines = function.log_of(second)
+    begun = lines.index(f"START RequestId: {second.request_id} Version: $LATEST\n")
+    assert lines.index("from the thread\n") > begun
 
 
 def test_aws_command_line(server: Server, deploy: Deploy, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-RUNTIME = Path(__file__).resolve().parents[2] / "src" / "lambent" / "runtimes" / "python"
+RUNTIME = Path(__file__).resolve().parents[2] / "src" / "lambent" / "runtimes" / "sandbox"
 MIB = 1_048_576
 
 

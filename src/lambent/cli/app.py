@@ -58,6 +58,13 @@ def up(
         str | None,
         typer.Option(envvar="LAMBENT_UPSTREAM", help="Endpoint for services that Lambent does not have."),
     ] = None,
+    url_domain: Annotated[
+        str,
+        typer.Option(
+            envvar="LAMBENT_URL_DOMAIN",
+            help="Domain of function URLs; https://DOMAIN when a proxy in front of the server speaks TLS.",
+        ),
+    ] = "localhost",
     insecure: Annotated[
         bool,
         typer.Option("--insecure", envvar="LAMBENT_INSECURE", help="Allow a non-loopback --host without --auth."),
@@ -95,6 +102,14 @@ def up(
         Path | None,
         typer.Option(envvar="LAMBENT_RECORD", help="Write the scheduler's facts and commands to this file."),
     ] = None,
+    image_dir: Annotated[
+        list[Path] | None,
+        typer.Option(envvar="LAMBENT_IMAGE_DIR", help="Folder whose container images ImageUri may name; repeatable."),
+    ] = None,
+    docker_config: Annotated[
+        Path | None,
+        typer.Option(envvar="LAMBENT_DOCKER_CONFIG", help="Docker's config.json with the credentials of registries."),
+    ] = None,
 ) -> None:
     """Start the server in the foreground."""
     from lambent.server.run import CanNotStart, serve
@@ -109,6 +124,7 @@ def up(
             profile=Profile(profile),
             account_concurrency=account_concurrency,
             upstream=upstream,
+            url_domain=url_domain,
             insecure=insecure,
             strict_runtimes=strict_runtimes,
             cpu=CpuLimit(cpu),
@@ -118,6 +134,8 @@ def up(
             memory_overcommit=memory_overcommit,
             log_retention_mib=log_retention_mib,
             record=record.absolute() if record else None,
+            image_dirs=tuple(folder.absolute() for folder in image_dir or ()),
+            docker_config=docker_config.absolute() if docker_config else None,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

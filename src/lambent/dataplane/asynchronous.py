@@ -76,7 +76,7 @@ class _Event:
             _log.warning("event %s for %s: %s", self._invocation.request_id, self._ref.arn, error.message)
             self._done()
             return
-        self._invoker._plane.invoke(target.version, self._invocation, self, asynchronous=True)
+        self._invoker._plane.invoke(target, self._invocation, self, asynchronous=True)
 
     def on_result(self, result: InvocationResult) -> None:
         self._done()

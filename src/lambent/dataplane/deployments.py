@@ -7,12 +7,14 @@ takes effect at once and can not fail.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 from lambent.core.events import AccountSet, FunctionRemoved, FunctionSet, VersionRetired, VersionSet
 from lambent.dataplane.plane import DataPlane
-from lambent.dataplane.routing import AliasEntry, FunctionEntry, RoutingTable, VersionEntry
+from lambent.dataplane.routing import AliasEntry, FunctionEntry, RoutingTable, UrlEntry, VersionEntry
 from lambent.model.errors import ServiceUnavailable
 from lambent.model.function import VersionSpec
+from lambent.model.function_url import UrlSpec
 from lambent.model.limits import CLASSIC_BURST_BY_REGION, CLASSIC_BURST_SMALL, INIT_TIMEOUT_S, NS_PER_S
 from lambent.model.names import FunctionKey
 from lambent.worker.launcher import SandboxUnavailable
@@ -84,6 +86,8 @@ class Deployments:
             self._plane.tell(FunctionRemoved(entry.id))
             for version in entry.versions.values():
                 self._plane.drop_spec(version.id)
+        for url_id in [each for each, url in self._routing.urls.items() if url.spec.key == key]:
+            self.remove_url(url_id)
 
     def set_alias(self, key: FunctionKey, alias: str, version: str, additional: dict[str, float]) -> None:
         self._function(key).aliases[alias] = AliasEntry(version, tuple(additional.items()))
@@ -92,6 +96,12 @@ class Deployments:
         entry = self._routing.functions.get(key)
         if entry is not None:
             entry.aliases.pop(alias, None)
+
+    def set_url(self, spec: UrlSpec, permits: Callable[[str], bool]) -> None:
+        self._routing.urls[spec.id] = UrlEntry(spec, permits)
+
+    def remove_url(self, url_id: str) -> None:
+        self._routing.urls.pop(url_id, None)
 
     def set_reserved(self, key: FunctionKey, reserved: int | None) -> None:
         entry = self._function(key)

@@ -34,7 +34,7 @@ from lambent.core.events import (
     WorkerJoined,
 )
 from lambent.core.scheduler import Scheduler
-from lambent.dataplane.routing import VersionEntry
+from lambent.dataplane.routing import Target
 from lambent.model.errors import ApiError, ResourceNotFound, ServiceUnavailable, TooManyRequests
 from lambent.model.function import VersionSpec
 from lambent.model.invocation import Outcome
@@ -61,13 +61,15 @@ class Recorder(Protocol):
 class _Flight:
     """A request between `invoke` and its answer."""
 
-    __slots__ = ("caller", "invocation", "result", "version")
+    __slots__ = ("answered", "caller", "counted", "dispatched", "invocation", "metrics", "result", "version")
 
-    def __init__(self, invocation: Invocation, version: VersionEntry, caller: Caller) -> None:
+    def __init__(self, invocation: Invocation, target: Target, caller: Caller) -> None:
         self.invocation = invocation
-        self.version = version
+        self.version = target.version
+        self.metrics = target.metrics
         self.caller = caller
         self.result: InvocationResult | None = None
+        self.answered = self.counted = self.dispatched = False
 
 
 class DataPlane:
@@ -103,12 +105,15 @@ class DataPlane:
 
     # --- requests ---------------------------------------------------------------------------------------
 
-    def invoke(self, version: VersionEntry, invocation: Invocation, caller: Caller, asynchronous: bool) -> None:
+    def invoke(self, target: Target, invocation: Invocation, caller: Caller, asynchronous: bool) -> None:
         """Run it. `invocation.request` is set here."""
         number = next(self._requests)
         invocation.request = number
-        self._flights[number] = _Flight(invocation, version, caller)
-        self.tell(Invoke(number, version.id, asynchronous))
+        flight = self._flights[number] = _Flight(invocation, target, caller)
+        self.tell(Invoke(number, target.version.id, asynchronous))
+        if not flight.counted and number in self._flights:  # admitted: neither throttled nor rejected
+            flight.counted = True
+            flight.metrics.started()
 
     def keep_spec(self, version: int, spec: VersionSpec) -> None:
         """What to start when the scheduler names this version; call before VersionSet."""
@@ -166,6 +171,12 @@ class DataPlane:
     def on_fact(self, event: AnyEvent) -> None:
         self.tell(event)
 
+    def on_response(self, environment: int, request: int, result: InvocationResult) -> None:
+        flight = self._flights.get(request)
+        if flight is not None and not flight.answered:
+            flight.answered = True
+            flight.caller.on_result(result)
+
     def on_ended(self, environment: int, request: int, outcome: Outcome, result: InvocationResult) -> None:
         flight = self._flights.get(request)
         if flight is not None:
@@ -179,13 +190,18 @@ class DataPlane:
 
     def _dispatch(self, command: Dispatch) -> None:
         flight = self._flights[command.request]
+        flight.dispatched = True
         self.worker.dispatch(command.environment, flight.invocation, command.deadline_ns, command.cold, command.reinit)
 
     def _complete(self, command: Complete) -> None:
         flight = self._flights.pop(command.request)
+        self._count_end(flight, command.outcome)
         if command.outcome is Outcome.TIMEOUT:
             result = self.worker.expire(command.environment, flight.invocation.request_id, flight.version.timeout_s)
-            flight.caller.on_result(result)
+            if not flight.answered:
+                flight.caller.on_result(result)
+        elif flight.answered:
+            pass
         elif flight.result is not None:
             flight.caller.on_result(flight.result)
         else:
@@ -197,8 +213,21 @@ class DataPlane:
             )
         self._check_drained()
 
+    def _count_end(self, flight: _Flight, outcome: Outcome) -> None:
+        if not flight.counted:
+            flight.metrics.started()
+        if not flight.dispatched:
+            flight.metrics.abandoned()
+            return
+        result = flight.result
+        duration_ms = flight.version.timeout_s * 1e3 if result is None else result.duration_ns / 1e6
+        flight.metrics.ended(duration_ms, outcome is not Outcome.SUCCESS)
+
     def _throttle(self, command: Throttle) -> None:
         flight = self._flights.pop(command.request)
+        if flight.counted:
+            flight.metrics.abandoned()
+        flight.metrics.throttled(command.reason.value)
         spec = flight.version.spec
         message = "Rate Exceeded."
         if command.capacity:
@@ -211,6 +240,8 @@ class DataPlane:
 
     def _reject(self, command: Reject) -> None:
         flight = self._flights.pop(command.request)
+        if flight.counted:
+            flight.metrics.abandoned()
         if command.reason is RejectReason.DRAINING:
             flight.caller.on_refused(ServiceUnavailable("The server is shutting down; send the request elsewhere."))
         else:

@@ -7,23 +7,28 @@ is a few dictionary reads; an alias with weights draws one random number.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lambent.model.errors import ApiError, ResourceConflict, ResourceNotFound
 from lambent.model.function import VersionSpec
+from lambent.model.function_url import UrlSpec
 from lambent.model.names import LATEST, FunctionKey, FunctionRef
+from lambent.telemetry.lambda_metrics import FunctionHandle, LambdaMetrics
 
 
 class VersionEntry:
     """A runnable version: `id` is the scheduler's. A new deployment of $LATEST is a new entry."""
 
-    __slots__ = ("function", "id", "spec", "timeout_s")
+    __slots__ = ("function", "handles", "id", "spec", "timeout_s")
 
     def __init__(self, number: int, function: FunctionEntry, spec: VersionSpec) -> None:
         self.id = number
         self.function = function
         self.spec = spec
         self.timeout_s = spec.timeout_s
+        #: Metrics, by the qualifier that was called.
+        self.handles: dict[str | None, FunctionHandle] = {}
 
 
 class AliasEntry(NamedTuple):
@@ -47,17 +52,27 @@ class FunctionEntry:
 
 
 class Target(NamedTuple):
-    """Where an invoke goes. `arn` is as the client named it; `version` says what really runs."""
+    """Where an invoke goes. `arn` is as the client named it; `version` says what really runs, `metrics` counts it."""
 
     version: VersionEntry
     arn: str
+    metrics: FunctionHandle
+
+
+class UrlEntry(NamedTuple):
+    """A function URL. `permits`: whether the function's resource policy lets an account call it, or anybody ("*")."""
+
+    spec: UrlSpec
+    permits: Callable[[str], bool]
 
 
 class RoutingTable:
-    """All functions of this server, by key."""
+    """All functions of this server by key, and their URLs by id."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, metrics: LambdaMetrics) -> None:
+        self._metrics = metrics
         self.functions: dict[FunctionKey, FunctionEntry] = {}
+        self.urls: dict[str, UrlEntry] = {}
         self._chance = chance
 
     def resolve(self, ref: FunctionRef) -> Target:
@@ -81,7 +96,11 @@ class RoutingTable:
                     version = entry.versions.get(self._draw(alias))
         if version is None:
             raise _not_found(ref)
-        return Target(version, ref.key.arn(qualifier))
+        handle = version.handles.get(qualifier)
+        if handle is None:
+            handle = self._metrics.function_handle(ref.key, version.spec.version, qualifier)
+            version.handles[qualifier] = handle
+        return Target(version, ref.key.arn(qualifier), handle)
 
     def _draw(self, alias: AliasEntry) -> str:
         if alias.additional:

@@ -1,11 +1,13 @@
 """Which room answers a request.
 
-An invoke goes to the data plane on the spot. All else is a coroutine: by the signature's service name, the
-X-Amz-Target, or the path; Lambent's own pages under /_lambent/; what no service here answers goes to `--upstream`.
+An invoke, and whatever is sent to a function URL's host, goes to the data plane on the spot. All else is a coroutine:
+by the signature's service name, the X-Amz-Target, or the path; Lambent's own pages under /_lambent/; what no service
+here answers goes to `--upstream`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -13,16 +15,18 @@ from typing import Protocol
 import msgspec
 
 from lambent.frontend.connection import Connection, RawRequest
+from lambent.frontend.function_urls.endpoint import URL_HOST_MIN_BYTES, FunctionUrlEndpoint, is_url_host
 from lambent.frontend.invoke import InvokeEndpoint
 from lambent.frontend.upstream import Upstream
 from lambent.model.limits import CONTROL_REQUEST_MAX_BYTES, SYNC_PAYLOAD_MAX_BYTES
+from lambent.wire import rpc_v2_cbor
 from lambent.wire.http import Request, Response
 
 _log = logging.getLogger("lambent.frontend")
 _OWN = "/_lambent/"
-_INVOKE_ENDS = (b"/invocations", b"/invoke-async", b"/invoke-async/")
+_INVOKE_ENDS = (b"/invocations", b"/response-streaming-invocations", b"/invoke-async", b"/invoke-async/")
 #: X-Amz-Target prefix -> service name.
-_TARGETS = {"Logs_20140328": "logs"}
+_TARGETS = {"Logs_20140328": "logs", "GraniteServiceVersion20100801": "monitoring"}
 
 
 class Service(Protocol):
@@ -42,20 +46,27 @@ class Application:
     def __init__(
         self,
         invokes: InvokeEndpoint,
+        urls: FunctionUrlEndpoint,
         services: dict[str, Service],
         pages: dict[str, Page],
         upstream: Upstream | None,
     ) -> None:
         self._invokes = invokes
+        self._urls = urls
         self._services = services
         self._pages = pages
         self._upstream = upstream
 
-    def body_limit(self, target: bytes) -> int:
-        path = target.partition(b"?")[0]
-        return SYNC_PAYLOAD_MAX_BYTES if path.endswith(_INVOKE_ENDS) else CONTROL_REQUEST_MAX_BYTES
+    def body_limit(self, raw: RawRequest) -> int:
+        path = raw.target.partition(b"?")[0]
+        if path.endswith(_INVOKE_ENDS) or is_url_host(raw.headers.get(b"host", b"")):
+            return SYNC_PAYLOAD_MAX_BYTES
+        return CONTROL_REQUEST_MAX_BYTES
 
     def invoke(self, connection: Connection, raw: RawRequest) -> bool:
+        # Every invoke passes here: the length tells nearly all other hosts from those of function URLs.
+        if len(raw.headers.get(b"host", b"")) > URL_HOST_MIN_BYTES and self._urls.begin(connection, raw):
+            return True
         if not self._invokes.matches(raw):
             return False
         self._invokes.begin(connection, raw)
@@ -75,6 +86,8 @@ class Application:
             return _plain_error(500, "ServiceException", "An error of Lambent's own; its log has the details.")
 
     async def _route(self, request: Request) -> Response:
+        if request.path == "/metrics" and not request.service:  # where Prometheus looks by default
+            request = dataclasses.replace(request, path=f"{_OWN}metrics")
         if request.path.startswith(_OWN):
             name = request.path[len(_OWN) :].partition("/")[0]
             page = self._pages.get(name)
@@ -100,6 +113,9 @@ class Application:
             return _TARGETS[target]
         if request.service:
             return request.service
+        smithy = rpc_v2_cbor.service_of(request.path)
+        if smithy in _TARGETS:
+            return _TARGETS[smithy]
         # Unsigned: Lambda's paths begin with a date.
         return "lambda" if request.path[1:5].isdigit() else "unknown (the request is not signed)"
 

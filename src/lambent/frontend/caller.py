@@ -54,6 +54,11 @@ def _parse(scope: str) -> CallerIdentity:
     parts = scope.strip().split("/")
     if len(parts) < 5:
         return ANYONE
-    account = parts[0] if _ACCOUNT.fullmatch(parts[0]) else DEFAULT_ACCOUNT
+    account = account_of(parts[0])
     region = parts[-3] if _REGION.fullmatch(parts[-3]) else DEFAULT_REGION
     return CallerIdentity(account, region, parts[-2])
+
+
+def account_of(access_key: str) -> str:
+    """A key id of 12 digits is the account; every other key belongs to the default one."""
+    return access_key if _ACCOUNT.fullmatch(access_key) else DEFAULT_ACCOUNT

@@ -1,5 +1,8 @@
 """One HTTP/1.1 connection: httptools parses, requests are answered one after the other, invokes without a task.
 
+An answer is whole (`answer`), or a stream: `begin_stream`, any number of `write`, then `end_stream` or `break_off`.
+Whoever streams gives a Flow, which is told when the client takes no more for now.
+
 A protocol of our own rather than an ASGI server's: an ASGI hop costs half of the throughput of the invoke path
 (docs/performance.md), and AWS's clients need little of HTTP. What it holds clients to: headers of a bounded size within
 a bounded time, bodies of a bounded size that keep coming, a bounded number of pipelined requests.
@@ -33,8 +36,10 @@ _PIPELINED_MAX = 64
 _WAITING_MAX = _PIPELINED_MAX + 262_144 // 18
 _BODY_MAX_BYTES = CONTROL_REQUEST_MAX_BYTES + 65_536
 _REASONS = {
-    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 400: "Bad Request", 403: "Forbidden",
-    404: "Not Found", 408: "Request Timeout", 409: "Conflict", 410: "Gone", 412: "Precondition Failed",
+    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 301: "Moved Permanently", 302: "Found",
+    303: "See Other", 304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect", 400: "Bad Request",
+    401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
+    409: "Conflict", 410: "Gone", 412: "Precondition Failed",
     413: "Payload Too Large", 415: "Unsupported Media Type", 429: "Too Many Requests",
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
     502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
@@ -61,6 +66,7 @@ class RawRequest:
     def __init__(self) -> None:
         self.method = b""
         self.target = b""
+        #: Several values of one name are joined: cookies by "; ", all else by ",".
         self.headers: dict[bytes, bytes] = {}
         self.body: bytes = b""
         #: Counted even where the body was dropped for its size.
@@ -97,8 +103,16 @@ class Application(Protocol):
 
     async def handle(self, raw: RawRequest) -> Response: ...
 
-    def body_limit(self, target: bytes) -> int:
-        """Bytes of a body to this target that are worth keeping; what is longer is counted and dropped."""
+    def body_limit(self, raw: RawRequest) -> int:
+        """Bytes of this request's body that are worth keeping; what is longer is counted and dropped."""
+
+
+class Flow(Protocol):
+    """Where a streamed answer comes from (worker.interface.StreamSource)."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
 
 
 class Clock:
@@ -126,16 +140,20 @@ class Connection(asyncio.Protocol):
         "_clock",
         "_connections",
         "_current",
+        "_flow",
         "_header_bytes",
         "_lingering",
         "_loop",
         "_parser",
         "_raw",
         "_reading_paused",
+        "_stream_framed",
+        "_stream_open",
         "_task",
         "_transport",
         "_unfinished_bytes",
         "_waiting",
+        "_writing_paused",
         "closing",
         "last_activity",
     )
@@ -164,6 +182,10 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._reading_paused = False
         self._beginning = False
+        self._writing_paused = False
+        self._stream_open = False
+        self._stream_framed = True
+        self._flow: Flow | None = None  # of the stream that is being answered
         self._lingering: asyncio.TimerHandle | None = None
         self.closing = False
         self.last_activity = loop.time()
@@ -179,8 +201,22 @@ class Connection(asyncio.Protocol):
         self._connections.discard(self)
         self._transport = None
         self._waiting.clear()
+        self._writing_paused = False
+        if self._flow is not None:
+            self._flow.resume()
         if self._lingering is not None:
             self._lingering.cancel()
+
+    def pause_writing(self) -> None:
+        """The transport holds more than its high-water mark: the client reads slower than the answer comes."""
+        self._writing_paused = True
+        if self._flow is not None:
+            self._flow.pause()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self._flow is not None:
+            self._flow.resume()
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = self._loop.time()
@@ -221,7 +257,11 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         raw = self._raw
         assert raw is not None
-        raw.headers[name.lower()] = value
+        name = name.lower()
+        headers = raw.headers
+        if name in headers:
+            value = headers[name] + (b"; " if name == b"cookie" else b",") + value
+        headers[name] = value
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > HEADERS_MAX_BYTES:
             self._refuse_headers()
@@ -235,7 +275,7 @@ class Connection(asyncio.Protocol):
         assert raw is not None
         raw.method = self._parser.get_method()
         raw.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        self._body_limit = self._application.body_limit(raw.target)
+        self._body_limit = self._application.body_limit(raw)
         length = raw.headers.get(b"content-length")
         if length is not None and (not length.isdigit() or int(length) > _BODY_MAX_BYTES):
             self._refuse(413, f"Request must be smaller than {_BODY_MAX_BYTES} bytes.")
@@ -303,13 +343,104 @@ class Connection(asyncio.Protocol):
             self.closing = True
             transport.close()
         elif self._waiting and not self._beginning:
-            self._beginning = True  # answers that come at once are counted here, not on the stack
-            while self._waiting and self._current is None and not self.closing:
-                self._begin(self._waiting.popleft())
-            self._beginning = False
-            if self._reading_paused and len(self._waiting) < _PIPELINED_MAX // 2:
-                self._reading_paused = False
-                transport.resume_reading()
+            self._begin_waiting(transport)
+
+    def _begin_waiting(self, transport: asyncio.Transport) -> None:
+        self._beginning = True  # answers that come at once are counted here, not on the stack
+        while self._waiting and self._current is None and not self.closing:
+            self._begin(self._waiting.popleft())
+        self._beginning = False
+        if self._reading_paused and len(self._waiting) < _PIPELINED_MAX // 2:
+            self._reading_paused = False
+            transport.resume_reading()
+
+    # --- streaming --------------------------------------------------------------------------------------
+
+    def begin_stream(self, raw: RawRequest, status: int, headers: str, flow: Flow | None) -> None:
+        """Send the head of a streamed answer to `raw`; `flow` may be told to pause before this returns."""
+        transport = self._transport
+        if raw is not self._current or transport is None:
+            return  # nobody to tell; the flow goes on, and what it brings is dropped
+        bodiless = raw.method == b"HEAD" or status in (204, 304)
+        self._stream_open = not bodiless
+        self._stream_framed = self.http_version != "1.0"
+        if bodiless:
+            framing = ""
+        elif not self._stream_framed:  # HTTP/1.0 knows no chunks: the end of the connection is the end of the answer
+            raw.keep_alive = False
+            framing = ""
+        else:
+            framing = "Transfer-Encoding: chunked\r\n"
+        close = not raw.keep_alive or self.closing
+        transport.write(
+            (
+                f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}\r\nDate: {self._clock.date}\r\n"
+                f"x-amzn-RequestId: {raw.request_id}\r\n{headers}{framing}"
+                f"Connection: {'close' if close else 'keep-alive'}\r\n\r\n"
+            ).encode("latin-1", "replace")
+        )
+        self._flow = flow
+        if flow is not None and self._writing_paused:
+            flow.pause()
+
+    def write(self, raw: RawRequest, data: bytes) -> None:
+        """Send a piece of the answer that `begin_stream` began, at once. Without a client it is dropped."""
+        transport = self._transport
+        if raw is not self._current or transport is None or not data or not self._stream_open:
+            return
+        if self._stream_framed:
+            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+        else:
+            transport.write(data)
+        self.last_activity = self._loop.time()
+
+    def end_stream(self, raw: RawRequest) -> None:
+        """The answer is complete."""
+        if raw is not self._current:
+            return
+        transport = self._transport
+        if transport is not None and self._stream_open and self._stream_framed:
+            transport.write(b"0\r\n\r\n")
+        self._finish_stream(transport, close=not raw.keep_alive or self.closing)
+
+    def break_off(self, raw: RawRequest) -> None:
+        """The answer stays incomplete: the missing last chunk and the closed connection tell the client."""
+        if raw is not self._current:
+            return
+        if self._transport is not None and not self._stream_framed:
+            self._transport.abort()  # an orderly end would pass for a complete answer
+        self._finish_stream(self._transport, close=True)
+
+    def _finish_stream(self, transport: asyncio.Transport | None, close: bool) -> None:
+        self._current = None
+        self._task = None
+        self._flow = None
+        self._stream_open = False
+        if transport is None:
+            return
+        self.last_activity = self._loop.time()
+        if close:
+            self.closing = True
+            transport.close()
+        elif self._waiting and not self._beginning:
+            self._begin_waiting(transport)
+
+    @property
+    def http_version(self) -> str:
+        """As the client speaks it: of its newest request, but no client changes it within a connection."""
+        return str(self._parser.get_http_version())
+
+    @property
+    def peer_address(self) -> str:
+        """The client's IP address; "" when the connection is gone."""
+        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(peer[0]) if peer else ""
+
+    @property
+    def local_port(self) -> int:
+        """The port that the client connected to; 0 when the connection is gone."""
+        local = self._transport.get_extra_info("sockname") if self._transport is not None else None
+        return int(local[1]) if local else 0
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer what can not be understood, and close: the stream's position is lost."""
@@ -342,6 +473,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(408, f"The headers did not come within {HEADER_TIMEOUT_S:.0f} s.")
             elif whole_s > REQUEST_TIMEOUT_S:
                 self._refuse(408, f"The request did not come within {REQUEST_TIMEOUT_S:.0f} s.")
+        elif quiet_s > KEEP_ALIVE_S and self._writing_paused:
+            self._transport.abort()  # it does not even take the answers that it asked for
         elif quiet_s > KEEP_ALIVE_S:
             self._transport.close()
 

@@ -1,4 +1,4 @@
-"""The Invoke operation, from the bytes of a request to the bytes of an answer: the hot path.
+"""The Invoke operations, from the bytes of a request to the bytes of an answer: the hot path.
 
 Everything here is synchronous. Errors are AWS's (fact sheet 5.1 to 5.4); the payload is checked to be JSON, as AWS
 does, and otherwise left as it came.
@@ -7,38 +7,31 @@ does, and otherwise left as it came.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from urllib.parse import parse_qs, unquote
-
-import msgspec
 
 from lambent.dataplane.asynchronous import AsynchronousInvoker
 from lambent.dataplane.plane import DataPlane
 from lambent.dataplane.routing import RoutingTable, Target
 from lambent.frontend.connection import Connection, RawRequest
-from lambent.model.errors import (
-    ApiError,
-    InvalidParameterValue,
-    InvalidRequestContent,
-    RequestTooLarge,
-    ServiceUnavailable,
-    ValidationError,
-)
-from lambent.model.limits import ASYNC_PAYLOAD_MAX_BYTES, CLIENT_CONTEXT_MAX_BYTES, SYNC_PAYLOAD_MAX_BYTES
+from lambent.frontend.invoke_request import check_payload, client_context, trace, trace_line
+from lambent.frontend.streaming import StreamCall
+from lambent.model.errors import ApiError, ServiceUnavailable, ValidationError
+from lambent.model.limits import ASYNC_PAYLOAD_MAX_BYTES, SYNC_PAYLOAD_MAX_BYTES
 from lambent.model.names import FunctionRef, parse_function_ref
 from lambent.wire.codec import Codec
 from lambent.worker.interface import Invocation, InvocationResult
 
 _PREFIX = b"/2015-03-31/functions/"
 _SUFFIX = b"/invocations"
+_STREAM_PREFIX = b"/2021-11-15/functions/"
+_STREAM = re.compile(rb"/2021-11-15/functions/([^/?]+)/response-streaming-invocations/?(?:\?|$)")
 _ASYNC = re.compile(rb"/2014-11-13/functions/([^/?]+)/invoke-async/?(?:\?|$)")
 _CACHE_MAX = 10_000
-_JSON = msgspec.json.Decoder(msgspec.Raw)
 
 
 class InvokeEndpoint:
-    """Answers `POST /2015-03-31/functions/NAME/invocations` and the older invoke-async."""
+    """Answers `POST /2015-03-31/functions/NAME/invocations`, its streaming sister and the older invoke-async."""
 
     def __init__(
         self, plane: DataPlane, routing: RoutingTable, asynchronous: AsynchronousInvoker, errors: Codec
@@ -56,7 +49,7 @@ class InvokeEndpoint:
             return False
         if target.startswith(_PREFIX):
             return target.endswith(_SUFFIX) or target.partition(b"?")[0].rstrip(b"/").endswith(_SUFFIX)
-        return _ASYNC.match(target) is not None
+        return _STREAM.match(target) is not None or _ASYNC.match(target) is not None
 
     def begin(self, connection: Connection, raw: RawRequest) -> None:
         """Answers through the connection, whatever happens."""
@@ -66,6 +59,8 @@ class InvokeEndpoint:
             ref = self._ref(raw)
             if raw.target.startswith(_PREFIX):
                 self._invoke(connection, raw, ref)
+            elif raw.target.startswith(_STREAM_PREFIX):
+                self._stream(connection, raw, ref)
             else:
                 self._accept(raw, ref, 262_144)
                 connection.answer(raw, 202, "Content-Type: application/json\r\n", b'{"Status":202}')
@@ -96,25 +91,41 @@ class InvokeEndpoint:
         kind = headers.get(b"x-amz-invocation-type", b"RequestResponse")
         if kind == b"RequestResponse":
             target = self._routing.resolve(ref)
-            _check_payload(raw, SYNC_PAYLOAD_MAX_BYTES, "RequestResponse")
+            check_payload(raw, SYNC_PAYLOAD_MAX_BYTES, "RequestResponse")
             call = _Call(self, connection, raw, target)
-            self._plane.invoke(target.version, call.invocation, call, asynchronous=False)
+            self._plane.invoke(target, call.invocation, call, asynchronous=False)
         elif kind == b"Event":
             self._accept(raw, ref, ASYNC_PAYLOAD_MAX_BYTES)
-            connection.answer(raw, 202, _trace_line(raw), b"")
+            connection.answer(raw, 202, trace_line(raw), b"")
         elif kind == b"DryRun":
             self._routing.resolve(ref)
-            connection.answer(raw, 204, _trace_line(raw), b"")
+            connection.answer(raw, 204, trace_line(raw), b"")
         else:
             raise ValidationError(
                 f"1 validation error detected: Value '{kind.decode('latin-1')}' at 'invocationType' failed to satisfy "
                 "constraint: Member must satisfy enum value set: [Event, RequestResponse, DryRun]"
             )
 
+    def _stream(self, connection: Connection, raw: RawRequest, ref: FunctionRef) -> None:
+        kind = raw.headers.get(b"x-amz-invocation-type", b"RequestResponse")
+        if kind == b"RequestResponse":
+            target = self._routing.resolve(ref)
+            check_payload(raw, SYNC_PAYLOAD_MAX_BYTES, "RequestResponse")
+            call = StreamCall(self.refuse, connection, raw, target)
+            self._plane.invoke(target, call.invocation, call, asynchronous=False)
+        elif kind == b"DryRun":
+            self._routing.resolve(ref)
+            connection.answer(raw, 204, trace_line(raw), b"")
+        else:
+            raise ValidationError(
+                f"1 validation error detected: Value '{kind.decode('latin-1')}' at 'invocationType' failed to satisfy "
+                "constraint: Member must satisfy enum value set: [RequestResponse, DryRun]"
+            )
+
     def _accept(self, raw: RawRequest, ref: FunctionRef, limit_bytes: int) -> None:
         target = self._routing.resolve(ref)
-        _check_payload(raw, limit_bytes, "Event")
-        invocation = Invocation(0, raw.request_id, raw.body or b"{}", target.arn, _trace(raw))
+        check_payload(raw, limit_bytes, "Event")
+        invocation = Invocation(0, raw.request_id, raw.body or b"{}", target.arn, trace(raw))
         self._asynchronous.accept(ref, invocation)
 
 
@@ -135,8 +146,8 @@ class _Call:
             raw.request_id,
             raw.body or b"{}",
             target.arn,
-            _trace(raw),
-            _client_context(context) if context else "",
+            trace(raw),
+            client_context(context) if context else "",
             "",
             "",
             headers.get(b"x-amz-log-type") == b"Tail",
@@ -158,48 +169,3 @@ class _Call:
 
     def on_refused(self, error: ApiError) -> None:
         self._endpoint.refuse(self._connection, self._raw, error)
-
-
-def _trace(raw: RawRequest) -> str:
-    """`Root=...;Parent=...;Sampled=...` for the runtime: the client's, or a new one that is not sampled."""
-    given = raw.headers.get(b"x-amzn-trace-id")
-    if given is not None:
-        return given.decode("latin-1")
-    return f"Root=1-{raw.trace_id[:8]}-{raw.trace_id[8:]};Parent={raw.trace_id[:16]};Sampled=0"
-
-
-def _trace_line(raw: RawRequest) -> str:
-    trace = raw.trace_id
-    return f"X-Amzn-Trace-Id: root=1-{trace[:8]}-{trace[8:]};parent={trace[:16]};sampled=0\r\n"
-
-
-def _check_payload(raw: RawRequest, limit_bytes: int, kind: str) -> None:
-    if raw.body_bytes > limit_bytes:
-        raise RequestTooLarge(
-            f"{raw.body_bytes} byte payload is too large for the {kind} invocation type (limit {limit_bytes} bytes)"
-        )
-    body = raw.body
-    if not body:
-        return
-    try:
-        _JSON.decode(body)
-        if not body.isascii():
-            body.decode("utf-8")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestContent(
-            f"Could not parse request body into json: Could not parse payload into json: {error}"
-        ) from None
-
-
-def _client_context(value: bytes) -> str:
-    """The header is base64 of JSON; the runtime gets the JSON."""
-    if len(value) > CLIENT_CONTEXT_MAX_BYTES:
-        raise InvalidParameterValue(
-            f"Client context must be no more than {CLIENT_CONTEXT_MAX_BYTES} bytes; it is {len(value)}."
-        )
-    try:
-        text = base64.b64decode(value, validate=True)
-        _JSON.decode(text)
-        return text.decode()
-    except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestContent(f"Client context is not base64 of a JSON document: {error}") from None

@@ -39,6 +39,7 @@ def own_pages(plane: DataPlane, routing: RoutingTable, facts: dict[str, object])
                     "invocations": view.invocations,
                     "memory_peak_bytes": info.memory_peak_bytes if info else None,
                     "log_stream": info.log_stream if info else None,
+                    "frozen": info.frozen if info else False,
                 }
             )
         return json_response(rows)

@@ -14,10 +14,23 @@ class LogFormat(enum.StrEnum):
     JSON = "JSON"
 
 
+class ImageSpec(msgspec.Struct, frozen=True):
+    """A container image, ready to run: what ImageConfig overrides is merged in. `digest` is the hex SHA-256 of its
+    manifest and the key of the unpacked root file system in the code store."""
+
+    digest: str
+    entry_point: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    working_directory: str = ""
+    environment: dict[str, str] = {}
+
+
 class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a function, ready to run. Immutable: a change of code or configuration makes a new one.
 
-    `code_sha256` is the hex digest of the zip and the key of the code store. `version` is "$LATEST" or a number.
+    `code_sha256` is the hex digest of the zip and the key of the code store; with `image` set it is empty, and so are
+    `runtime` and `handler`. `layers` are the digests of the layers' zips in the order in which they are laid into /opt.
+    `version` is "$LATEST" or a number.
     """
 
     key: FunctionKey
@@ -35,6 +48,8 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
     system_log_level: str = "INFO"
     log_group: str = ""
     revision_id: str = ""
+    layers: tuple[str, ...] = ()
+    image: ImageSpec | None = None
 
     @property
     def arn(self) -> str:

@@ -21,6 +21,8 @@ from typing import Any
 
 _MESSAGE_MAX_BYTES = 65_536
 _CONTROLLERS = ("memory", "cpu", "pids")
+#: Version 1 has a controller for it that may be missing; with version 2 every group can freeze.
+_FREEZER = "freezer"
 _CGROUP_ROOT = "/sys/fs/cgroup"
 _PREFIX = "lambent-"
 _CLEAN_UP_S = 5.0
@@ -61,6 +63,14 @@ class ControlGroups:
             path = os.path.join(bases[name], f"{_PREFIX}{os.getpid()}")
             os.makedirs(path, exist_ok=True)
             made[name] = path
+        if _FREEZER in bases:
+            try:
+                _remove_stale(bases[_FREEZER])
+                path = os.path.join(bases[_FREEZER], f"{_PREFIX}{os.getpid()}")
+                os.makedirs(path, exist_ok=True)
+                made[_FREEZER] = path
+            except OSError:
+                pass  # then signals do it
         # All environments together weigh as much as this; at the default they would starve beside a busy server.
         _write(os.path.join(made["cpu"], "cpu.shares"), str(_ALL_ENVIRONMENTS_SHARES))
         return made
@@ -80,9 +90,13 @@ class ControlGroups:
         os.makedirs(path, exist_ok=True)
         _enable(path)
         _write(os.path.join(path, "cpu.weight"), str(min(10_000, _ALL_ENVIRONMENTS_SHARES * 100 // 1024)))
-        return dict.fromkeys(_CONTROLLERS, path)
+        return dict.fromkeys((*_CONTROLLERS, _FREEZER), path)
 
     def remove(self) -> None:
+        frozen = self.folders.get(_FREEZER, "")
+        if self.version == 1 and frozen:
+            for entry in os.listdir(frozen):
+                _thaw(os.path.join(frozen, entry))
         end = time.monotonic() + _CLEAN_UP_S
         for folder in dict.fromkeys(self.folders.values()):
             while not _remove_tree(folder) and time.monotonic() < end:
@@ -114,7 +128,7 @@ def _own_groups() -> dict[str, str]:
 
 def _bases_v1(own: dict[str, str]) -> dict[str, str]:
     bases = {}
-    for name in _CONTROLLERS:
+    for name in (*_CONTROLLERS, _FREEZER):
         for mounted in (f"{_CGROUP_ROOT}/{name}", f"{_CGROUP_ROOT}/cpu,cpuacct"):
             if (mounted.endswith(name) or name == "cpu") and os.path.isdir(mounted):
                 below = mounted + own.get(name, "/")
@@ -150,6 +164,7 @@ def _remove_tree(folder: str) -> bool:
         for entry in os.listdir(folder):
             child = os.path.join(folder, entry)
             if os.path.isdir(child):
+                _thaw(child)
                 os.rmdir(child)
         os.rmdir(folder)
     except FileNotFoundError:
@@ -157,6 +172,15 @@ def _remove_tree(folder: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _thaw(group: str) -> None:
+    """With version 1 a frozen process can not even be killed."""
+    path = os.path.join(group, "freezer.state")
+    try:
+        _write(path, "THAWED")
+    except OSError:
+        pass  # of another controller, or gone
 
 
 def probe_namespaces() -> tuple[bool, bool, str]:

@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from lambent.runtimes.python import linux
+from lambent.runtimes.sandbox import linux
 
 #: An id that no distribution gives out; LAMBENT_UID chooses another.
 DEFAULT_UID = 64_999

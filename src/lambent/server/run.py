@@ -30,20 +30,27 @@ from lambent.dataplane.deployments import Deployments
 from lambent.dataplane.plane import DataPlane
 from lambent.dataplane.routing import RoutingTable
 from lambent.frontend.application import Application, Service
+from lambent.frontend.function_urls.endpoint import FunctionUrlEndpoint
 from lambent.frontend.invoke import InvokeEndpoint
 from lambent.frontend.listener import Listener, bind
 from lambent.frontend.pages import own_pages
 from lambent.frontend.upstream import Upstream
 from lambent.model.function import VersionSpec
+from lambent.model.function_url import url_base
 from lambent.model.limits import MIB, NS_PER_S
 from lambent.sandbox import interpreters, privilege
 from lambent.server.settings import CpuLimit, SandboxChoice, Settings
+from lambent.services.cloudwatch import make_cloudwatch_service
 from lambent.services.lambda_.control import LambdaSettings
 from lambent.services.lambda_.service import make_lambda_service
 from lambent.services.logs import make_logs_service
 from lambent.store.code import CodeStore
 from lambent.store.database import Database
+from lambent.store.images.store import ImageSettings
+from lambent.telemetry.lambda_metrics import LambdaMetrics
 from lambent.telemetry.log_store import LogGroupKey, LogStore, LogStream
+from lambent.telemetry.metric_exposition import metrics_page
+from lambent.telemetry.metric_store import MetricStore
 from lambent.wire.rest_json import RestJsonCodec
 from lambent.wire.service_model import load as load_model
 from lambent.worker.launcher import Launcher, LauncherState, SandboxUnavailable
@@ -107,6 +114,10 @@ def _choose_sandbox(settings: Settings, state: LauncherState) -> bool:
 def _check_address(settings: Settings) -> None:
     if settings.upstream is not None and not re.match(r"https?://[^/\s]", settings.upstream):
         raise CanNotStart(f"--upstream {settings.upstream}: not a URL such as http://127.0.0.1:5000.")
+    try:
+        url_base(settings.url_domain, settings.port)
+    except ValueError as error:
+        raise CanNotStart(f"--url-domain {error}") from error
     if settings.host not in _LOOPBACK and not settings.insecure:
         raise CanNotStart(
             f"--host {settings.host} is not a loopback address, and requests are not authenticated yet: whoever "
@@ -176,7 +187,7 @@ def _give_up_root(settings: Settings) -> None:
     uid = privilege.server_uid(settings.data_dir)
     privilege.own(settings.data_dir, uid)
     package = Path(__file__).resolve().parent.parent.parent
-    needed = {Path(sys.prefix), Path(sys.base_prefix), package, settings.data_dir.resolve()}
+    needed = {Path(sys.prefix), Path(sys.base_prefix), package, settings.data_dir.resolve(), *settings.image_dirs}
     try:
         privilege.become(uid, sorted(needed))
     except OSError as error:
@@ -210,12 +221,15 @@ class _Server:
         host, port = sock.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{port}"
-        code = CodeStore(data / "code")
+        code = CodeStore(data / "code", ImageSettings(settings.image_dirs, settings.docker_config))
         logs = LogStore(data / "logs", settings.log_retention_mib * MIB)
-        database, _ = await asyncio.gather(Database.open(data / "state.db"), logs.start())
+        metric_store = MetricStore(data / "metrics.db")
+        metrics = LambdaMetrics()
+        metric_store.add_source(metrics)
+        database, _, _ = await asyncio.gather(Database.open(data / "state.db"), logs.start(), metric_store.start())
         scheduler = Scheduler(ScalingProfile(settings.profile.value), int(settings.idle_s * NS_PER_S))
         plane = DataPlane(scheduler, self.recorder)
-        routing = RoutingTable(random.Random())
+        routing = RoutingTable(random.Random(), metrics)
         sandboxes = Sandboxes(
             self.launcher,
             namespaces=self.namespaces,
@@ -239,12 +253,21 @@ class _Server:
             database,
             code,
             deployments,
-            LambdaSettings(account_concurrency=settings.account_concurrency, upstream=settings.upstream),
+            LambdaSettings(
+                account_concurrency=settings.account_concurrency,
+                upstream=settings.upstream,
+                url_base=url_base(settings.url_domain, port),
+            ),
         )
         await lambda_service.load()
         asynchronous = AsynchronousInvoker(plane, routing)
         invokes = InvokeEndpoint(plane, routing, asynchronous, codec)
-        services: dict[str, Service] = {"lambda": lambda_service, "logs": make_logs_service(logs)}
+        urls = FunctionUrlEndpoint(plane, routing, codec)
+        services: dict[str, Service] = {
+            "lambda": lambda_service,
+            "logs": make_logs_service(logs),
+            "monitoring": make_cloudwatch_service(metric_store),
+        }
         facts: dict[str, object] = {
             "endpoint": url,
             "sandbox": "namespace" if self.namespaces else "process",
@@ -256,8 +279,9 @@ class _Server:
         }
         pages = own_pages(plane, routing, facts)
         pages["code"] = lambda_service.download_code
+        pages["metrics"] = metrics_page(metric_store, metrics)
         upstream = Upstream(settings.upstream) if settings.upstream else None
-        listener = Listener(Application(invokes, services, pages, upstream))
+        listener = Listener(Application(invokes, urls, services, pages, upstream))
         await listener.start(sock)
         self._heed_signals()
         self._say_ready(url)
@@ -268,7 +292,7 @@ class _Server:
 
         await self._stop.wait()
         started = time.monotonic()
-        invokes.draining = True
+        invokes.draining = urls.draining = True
         listener.stop_accepting()
         warm_up.cancel()
         cut_off = await self._drain(plane)
@@ -277,6 +301,7 @@ class _Server:
         await worker.close()
         await lambda_service.close()
         await logs.close()
+        await metric_store.close()
         await database.close()
         await code.close()
         if self.recorder is not None:

@@ -44,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile = Profile.CURRENT
     account_concurrency: int = ACCOUNT_CONCURRENCY_DEFAULT
     upstream: str | None = None
+    #: Domain of function URLs (model.function_url.url_base).
+    url_domain: str = "localhost"
     insecure: bool = False
     strict_runtimes: bool = False
     cpu: CpuLimit = CpuLimit.SHARE
@@ -53,3 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_overcommit: float = 8.0
     log_retention_mib: int = 1_024
     record: Path | None = None
+    #: Folders below which ImageUri may name images of this machine; absolute.
+    image_dirs: tuple[Path, ...] = ()
+    #: Docker's config.json with the credentials of registries; must be readable for the server's user.
+    docker_config: Path | None = None

@@ -2,6 +2,8 @@
 
     <root>/zips/<sha256>.zip         as uploaded, for download and for unpacking again
     <root>/unpacked/<sha256>/        what environments mount, read-only
+    <root>/unpacked/opt-<sha256>/    the same for the layers of a function, laid over each other
+    <root>/unpacked/image-<sha256>/  the root file systems of container images: see `images.store`
     <root>/tmp/                      work in progress; emptied at start
 
 Contract:
@@ -9,7 +11,8 @@ Contract:
 * A zip is checked by unpacking it before anyone refers to it; a file or tree with its final name is complete,
   because it was renamed into place. Killing the process at any moment leaves rubbish in `tmp` at most.
 * `zips` is flushed to the disk before `put_zip` returns. `unpacked` is a cache: it is not flushed, and so it
-  is forgotten when the machine has been started anew (a power cut may have emptied its files).
+  is forgotten when the machine has been started anew (a power cut may have emptied its files); not so
+  images, which are flushed.
 * Many callers may ask for the same tree at once; it is unpacked once.
 * Code in use must be known to whoever calls `delete_unused`: running environments have their tree mounted.
 """
@@ -25,21 +28,25 @@ import re
 import shutil
 import tempfile
 import threading
+import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from lambent.model import limits
 from lambent.model.errors import RequestTooLarge, ResourceNotFound
+from lambent.store import code_layers
 from lambent.store.archive import unpack
+from lambent.store.images.store import FOLDER_PREFIX, ImageSettings, ImageStore
 
 T = TypeVar("T")
 
 #: Unpacking is mostly zlib and system calls, which run beside each other.
 _THREADS = 4
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LAYERS = re.compile(rf"{code_layers.PREFIX}[0-9a-f]{{64}}")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -54,7 +61,7 @@ class CodeRef(NamedTuple):
 class CodeStore:
     """The code store below `root`; see the module's head."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, images: ImageSettings | None = None) -> None:
         self._zips = root / "zips"
         self._unpacked = root / "unpacked"
         self._tmp = root / "tmp"
@@ -71,9 +78,11 @@ class CodeStore:
         self._forget_after_boot(root / "boot_id")
         for rubbish in self._tmp.iterdir():
             self._remove_later(rubbish)
+        self.images = ImageStore(root, self._unpacked, self._tmp, images)
 
     async def close(self) -> None:
-        """Wait for the work in progress."""
+        """Wait for the work in progress; pulls of images are given up."""
+        await self.images.close()
         await asyncio.gather(*self._unpacking.values(), return_exceptions=True)
         self._threads.shutdown(wait=True)
 
@@ -106,16 +115,30 @@ class CodeStore:
 
     async def ensure_unpacked(self, sha256: str) -> Path:
         """The tree of a stored zip, unpacked now when it is not there. Raises ResourceNotFound."""
-        path = self.unpacked_path(sha256)
-        task = self._unpacking.get(sha256)
-        if task is None:
-            if self._is_unpacked(path):
-                return path
-            task = asyncio.create_task(self._in_thread(lambda: self._unpack_stored(sha256)))
-            self._unpacking[sha256] = task
-            task.add_done_callback(lambda _: self._unpacking.pop(sha256, None))
-        # Shielded: one caller that gives up must not take the tree away from the others.
-        return await asyncio.shield(task)
+        return await self._made_once(
+            self.unpacked_path(sha256), lambda: self._in_thread(lambda: self._unpack_stored(sha256))
+        )
+
+    def layers_folder(self, layers: tuple[str, ...]) -> str:
+        """Name, beside the unpacked code, of the tree that the zips of these digests make in this order."""
+        return code_layers.folder_name(map(_digest, layers))
+
+    async def ensure_layers(self, layers: tuple[str, ...]) -> Path:
+        """The tree of these layers together, made now when it is not there.
+
+        Raises ResourceNotFound, or InvalidParameterValue for layers that do not go together.
+        """
+        path = self._unpacked / self.layers_folder(layers)
+        return await self._made_once(path, lambda: self._merge_layers(layers, path))
+
+    def image_folder(self, digest: str) -> str:
+        """Name, beside the unpacked code, of an image's root file system. Raises ResourceNotFound."""
+        return self.images.folder(digest)
+
+    async def ensure_image(self, digest: str) -> Path:
+        """An image's root file system, pulled now when it is not there. Raises ResourceNotFound or an
+        ImageProblem."""
+        return await self.images.ensure(digest)
 
     async def read_zip(self, sha256: str) -> bytes:
         """The zip as it was uploaded. Raises ResourceNotFound."""
@@ -125,17 +148,39 @@ class CodeStore:
         except FileNotFoundError as error:
             raise _missing(sha256) from error
 
-    async def delete_unused(self, referenced: set[str]) -> int:
-        """Delete what is neither in `referenced` nor pinned; how many digests went."""
-        return await self._in_thread(lambda: self._delete_except(referenced))
+    async def unzipped_bytes(self, sha256s: Iterable[str]) -> int:
+        """What the zips hold unpacked, as their directories say and `unpack` has checked. Raises ResourceNotFound."""
+        return await self._in_thread(lambda: sum(self._unzipped_bytes(each) for each in sha256s))
+
+    async def delete_unused(self, referenced: set[str], layers: Iterable[tuple[str, ...]] = ()) -> int:
+        """Delete the zips, images and trees that are neither in `referenced` nor pinned, and the trees of combined
+        layers but those of `layers`; how many went."""
+        kept = set(map(self.layers_folder, layers))
+        gone = await self._in_thread(lambda: self._delete_except(referenced) + self._delete_layers_except(kept))
+        return gone + await self.images.delete_unused(referenced)
 
     # --- in threads --------------------------------------------------------------------------------------
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
+    async def _made_once(self, path: Path, make: Callable[[], Coroutine[None, None, Path]]) -> Path:
+        """The tree at `path`, for which `make` is called when it is not there; once for all who ask meanwhile."""
+        task = self._unpacking.get(path.name)
+        if task is None:
+            if self._is_unpacked(path):
+                return path
+            task = self._unpacking[path.name] = asyncio.create_task(make())
+            task.add_done_callback(lambda _: self._unpacking.pop(path.name, None))
+        # Shielded: one caller that gives up must not take the tree away from the others.
+        return await asyncio.shield(task)
+
     def _is_unpacked(self, path: Path) -> bool:
         return os.path.isdir(path)
+
+    async def _merge_layers(self, layers: tuple[str, ...], final: Path) -> Path:
+        trees = [await self.ensure_unpacked(sha256) for sha256 in layers]
+        return await self._in_thread(lambda: self._make_tree(final, lambda tree: code_layers.merge(trees, tree)))
 
     def _put(self, ref: CodeRef, data: bytes) -> None:
         if not self.unpacked_path(ref.sha256).is_dir():
@@ -158,12 +203,15 @@ class CodeStore:
         return self._unpack(sha256, data)
 
     def _unpack(self, sha256: str, data: bytes) -> Path:
-        final = self.unpacked_path(sha256)
+        return self._make_tree(self.unpacked_path(sha256), lambda tree: unpack(data, tree))
+
+    def _make_tree(self, final: Path, fill: Callable[[Path], object]) -> Path:
+        """Have `fill` make a tree in a directory of its own, and give it its final name once it is whole."""
         temporary = Path(tempfile.mkdtemp(dir=self._tmp))
         try:
             tree = temporary / "tree"
             tree.mkdir()
-            unpack(data, tree)
+            fill(tree)
             tree.chmod(0o755)
             try:
                 os.rename(tree, final)
@@ -174,6 +222,13 @@ class CodeStore:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return final
+
+    def _unzipped_bytes(self, sha256: str) -> int:
+        try:
+            with zipfile.ZipFile(self._zip_path(sha256)) as archive:
+                return sum(entry.file_size for entry in archive.infolist())
+        except FileNotFoundError as error:
+            raise _missing(sha256) from error
 
     def _delete_except(self, referenced: set[str]) -> int:
         names = {path.stem for path in self._zips.glob("*.zip")}
@@ -190,6 +245,12 @@ class CodeStore:
                 self._zip_path(sha256).unlink(missing_ok=True)
             gone += 1
         return gone
+
+    def _delete_layers_except(self, kept: set[str]) -> int:
+        gone = [path for path in self._unpacked.iterdir() if _LAYERS.fullmatch(path.name) and path.name not in kept]
+        for path in gone:
+            self._discard(path)
+        return len(gone)
 
     def _discard(self, tree: Path) -> None:
         """Remove a tree in one step as others see it: half a tree must never have the final name."""
@@ -212,8 +273,9 @@ class CodeStore:
             return  # no Linux: the process sandbox of a developer's machine
         if marker.exists() and marker.read_text() == boot_id:
             return
-        self._discard(self._unpacked)
-        self._unpacked.mkdir(exist_ok=True)
+        for tree in self._unpacked.iterdir():
+            if not tree.name.startswith(FOLDER_PREFIX):
+                self._discard(tree)
         marker.write_text(boot_id)
 
     @contextlib.contextmanager

@@ -14,13 +14,16 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, tuple_, update
 
 from lambent.model.names import LATEST, FunctionKey
-from lambent.store.records import AliasRecord, FunctionRecord, VersionRecord, ordinal_of
-from lambent.store.schema import ALIASES, FUNCTIONS, SETTINGS, VERSIONS
+from lambent.store.layers import LayerRows
+from lambent.store.records import AliasRecord, FunctionRecord, PolicyRecord, VersionRecord, ordinal_of
+from lambent.store.schema import ALIASES, FUNCTIONS, POLICIES, SETTINGS, VERSIONS
+from lambent.store.urls import UrlRows
 
 _encode = msgspec.msgpack.Encoder().encode
 _FUNCTION = msgspec.msgpack.Decoder(FunctionRecord)
 _VERSION = msgspec.msgpack.Decoder(VersionRecord)
 _ALIAS = msgspec.msgpack.Decoder(AliasRecord)
+_POLICY = msgspec.msgpack.Decoder(PolicyRecord)
 
 
 class FunctionRows:
@@ -28,6 +31,10 @@ class FunctionRows:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        #: The layers' tables, in the same transaction.
+        self.layers = LayerRows(connection)
+        #: The function URLs, likewise.
+        self.urls = UrlRows(connection)
 
     # --- functions ---------------------------------------------------------------------------------------
 
@@ -41,7 +48,7 @@ class FunctionRows:
         self._save(FUNCTIONS, record.key._asdict(), values)
 
     def delete_function(self, key: FunctionKey) -> bool:
-        """Delete a function with all its versions and aliases; whether there was one."""
+        """Delete a function with all its versions, aliases, policies and URLs; whether there was one."""
         return self._connection.execute(delete(FUNCTIONS).where(_of(FUNCTIONS, key))).rowcount > 0
 
     def all_functions(self) -> Iterator[FunctionRecord]:
@@ -72,6 +79,8 @@ class FunctionRows:
         self._save(VERSIONS, {**record.key._asdict(), "ordinal": record.ordinal}, values)
 
     def delete_version(self, key: FunctionKey, version: str) -> bool:
+        """Delete a version and its policy; whether it was there."""
+        self.delete_policy(key, version)
         return self._connection.execute(delete(VERSIONS).where(_version(key, version))).rowcount > 0
 
     def versions(self, key: FunctionKey, *, after: int = -1, limit: int | None = None) -> list[VersionRecord]:
@@ -99,18 +108,29 @@ class FunctionRows:
             yield _VERSION.decode(row[0])
 
     def code_bytes_total(self, account: str, region: str) -> int:
-        """Code storage in use: the zip of every version, also where versions share one."""
+        """Code storage in use: the zip of every version of functions and layers, also where versions share one."""
         where = _in_region(VERSIONS, account, region)
-        return int(self._connection.scalar(select(func.sum(VERSIONS.c.code_size)).where(where)) or 0)
+        functions = self._connection.scalar(select(func.sum(VERSIONS.c.code_size)).where(where)) or 0
+        return int(functions) + self.layers.code_bytes_total(account, region)
 
     def referenced_code(self) -> set[str]:
-        """Hex digests of all zips that some version needs."""
-        digests = set()
+        """Hex digests of all zips that some version of a function or layer needs."""
+        digests = self.layers.referenced_code()
         for record in self.all_versions():
             digests.add(record.code_sha256)
+            digests.update(layer.code_sha256 for layer in record.layers)
             if record.serving is not None:
-                digests.add(record.serving.code_sha256)
+                digests.update((record.serving.code_sha256, *record.serving.layers))
         return digests
+
+    def referenced_layers(self) -> set[tuple[str, ...]]:
+        """The combinations of layers, as digests of zips in order, that some version of a function needs."""
+        combinations = set()
+        for record in self.all_versions():
+            combinations.add(tuple(layer.code_sha256 for layer in record.layers))
+            if record.serving is not None:
+                combinations.add(record.serving.layers)
+        return combinations - {()}
 
     # --- aliases -----------------------------------------------------------------------------------------
 
@@ -122,6 +142,8 @@ class FunctionRows:
         self._save(ALIASES, {**record.key._asdict(), "alias": record.alias}, {"document": _encode(record)})
 
     def delete_alias(self, key: FunctionKey, alias: str) -> bool:
+        """Delete an alias and its policy; whether it was there."""
+        self.delete_policy(key, alias)
         where = and_(_of(ALIASES, key), ALIASES.c.alias == alias)
         return self._connection.execute(delete(ALIASES).where(where)).rowcount > 0
 
@@ -135,6 +157,20 @@ class FunctionRows:
     def all_aliases(self) -> Iterator[AliasRecord]:
         for row in self._connection.execute(select(ALIASES.c.document)):
             yield _ALIAS.decode(row[0])
+
+    # --- policies ----------------------------------------------------------------------------------------
+
+    def policy(self, key: FunctionKey, qualifier: str | None) -> PolicyRecord | None:
+        """The resource policy of a function (None), or of one of its versions or aliases."""
+        document = self._document(POLICIES, _policy(key, qualifier))
+        return None if document is None else _POLICY.decode(document)
+
+    def save_policy(self, key: FunctionKey, qualifier: str | None, record: PolicyRecord) -> None:
+        """Insert or replace. The function's own row must be there first."""
+        self._save(POLICIES, {**key._asdict(), "qualifier": qualifier or ""}, {"document": _encode(record)})
+
+    def delete_policy(self, key: FunctionKey, qualifier: str | None) -> None:
+        self._connection.execute(delete(POLICIES).where(_policy(key, qualifier)))
 
     # --- settings ----------------------------------------------------------------------------------------
 
@@ -168,3 +204,7 @@ def _of(table: Table, key: FunctionKey) -> ColumnElement[bool]:
 
 def _version(key: FunctionKey, version: str) -> ColumnElement[bool]:
     return and_(_of(VERSIONS, key), VERSIONS.c.ordinal == ordinal_of(version))
+
+
+def _policy(key: FunctionKey, qualifier: str | None) -> ColumnElement[bool]:
+    return and_(_of(POLICIES, key), POLICIES.c.qualifier == (qualifier or ""))

@@ -7,11 +7,12 @@ written before it can still be read.
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from lambent.model.function import LogFormat, VersionSpec
+from lambent.model.function_url import UrlSpec
 from lambent.model.names import LATEST, FunctionKey
 
 
@@ -41,6 +42,26 @@ class FunctionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     tags: dict[str, str] = {}
 
 
+class LayerUse(msgspec.Struct, frozen=True):
+    """A layer version as a function uses it: all that is needed of it once it is deleted."""
+
+    arn: str
+    code_sha256: str
+    code_size: int
+
+
+class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A container image as a function uses it: `uri` as it was asked for, `resolved_uri` with the digest that this
+    meant then, and what the image itself says about its process."""
+
+    uri: str
+    resolved_uri: str
+    entry_point: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    working_directory: str = ""
+    environment: dict[str, str] = {}
+
+
 class VersionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One version: its code, its configuration, its life cycle. `version` is "$LATEST" or a number."""
 
@@ -49,8 +70,13 @@ class VersionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     revision_id: str
     last_modified: str
 
+    #: Hex digest of the zip, or of the manifest of `image`.
     code_sha256: str
     code_size: int
+    #: Container images only, which have no `runtime` and no `handler`.
+    image: ImageRecord | None = None
+    #: ImageConfig as it was sent: what of the image is overridden.
+    image_config: dict[str, Any] = {}
 
     runtime: str
     handler: str
@@ -66,6 +92,8 @@ class VersionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     application_log_level: str | None = None
     system_log_level: str | None = None
     log_group: str = ""
+    #: In the order in which they are laid into /opt.
+    layers: tuple[LayerUse, ...] = ()
     #: Accepted and answered; nothing on this machine depends on them.
     tracing_mode: str = "PassThrough"
     kms_key_arn: str = ""
@@ -96,6 +124,54 @@ class AliasRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     description: str = ""
     additional: dict[str, float] = {}
     revision_id: str
+
+
+class UrlRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A function URL and when it was made and changed, as the API writes it."""
+
+    spec: UrlSpec
+    created: str
+    modified: str
+
+
+class PolicyRecord(msgspec.Struct, kw_only=True):
+    """A resource policy: who may do what with a function, a version, an alias or a layer version. Statements are as
+    AWS writes them, in the order in which they came."""
+
+    revision_id: str
+    statements: tuple[dict[str, Any], ...]
+
+
+class LayerKey(NamedTuple):
+    """What identifies a layer: everything but its versions."""
+
+    account: str
+    region: str
+    name: str
+
+    def arn(self, version: int | None = None) -> str:
+        base = f"arn:aws:lambda:{self.region}:{self.account}:layer:{self.name}"
+        return base if version is None else f"{base}:{version}"
+
+
+class LayerVersionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One version of a layer; all that is ever changed of it is its policy."""
+
+    key: LayerKey
+    version: int
+    created: str
+    code_sha256: str
+    code_size: int
+    description: str = ""
+    license_info: str | None = None
+    #: None: never said, and then not answered either.
+    runtimes: tuple[str, ...] | None = None
+    architectures: tuple[str, ...] | None = None
+    policy: PolicyRecord | None = None
+
+    @property
+    def arn(self) -> str:
+        return self.key.arn(self.version)
 
 
 #: What a signed 64-bit column holds.

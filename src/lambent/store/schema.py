@@ -83,6 +83,54 @@ ALIASES = Table(
     _of_function(),
 )
 
+#: Resource policies of functions (qualifier "") and of their versions and aliases.
+POLICIES = Table(
+    "policies",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("qualifier", String(128), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    _of_function(),
+)
+
+#: A layer's row outlives its versions, so that a number is never given twice.
+LAYERS = Table(
+    "layers",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(140), primary_key=True),
+    Column("last_version", BigInteger, nullable=False),
+)
+
+LAYER_VERSIONS = Table(
+    "layer_versions",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(140), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("code_size", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["account", "region", "name"], ["layers.account", "layers.region", "layers.name"]),
+)
+
+
+#: Function URLs, one for each function (qualifier "") and alias; the id is in the host name.
+FUNCTION_URLS = Table(
+    "function_urls",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("qualifier", String(128), primary_key=True),
+    Column("url_id", String(64), nullable=False, unique=True),
+    Column("document", LargeBinary, nullable=False),
+    _of_function(),
+)
+
 
 class SchemaTooNew(Exception):
     """The data directory was written by a newer Lambent; an older one must not touch it."""
@@ -92,7 +140,15 @@ def _first_tables(connection: Connection) -> None:
     METADATA.create_all(connection, tables=[SETTINGS, FUNCTIONS, VERSIONS, ALIASES])
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first_tables,)
+def _layers_and_policies(connection: Connection) -> None:
+    METADATA.create_all(connection, tables=[POLICIES, LAYERS, LAYER_VERSIONS])
+
+
+def _function_urls(connection: Connection) -> None:
+    METADATA.create_all(connection, tables=[FUNCTION_URLS])
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first_tables, _layers_and_policies, _function_urls)
 
 
 def migrate(connection: Connection) -> int:

@@ -1,87 +1,117 @@
-"""One execution environment on this host: its sandbox, the runtime process of the moment, its log stream.
+"""One execution environment on this host: its sandbox, its runtime process of the moment, its extensions.
 
 It carries out the scheduler's commands and turns what happens into facts. It decides nothing about requests; whatever
 the runtime does (exits, is killed, closes its descriptors, writes garbage), the request it had ends in exactly one
 `on_ended`, and the sandbox is either whole again (ResetDone, InitFailed) or gone (EnvironmentDied).
 
     start ──> waiting for a sandbox ──> Init ──> idle <──> busy
-                                          │        reset: runtime killed, next dispatch starts a new one (reinit)
+                                          │        reset: everything killed, next dispatch starts a new one (reinit)
+
+A runtime is spoken with over frames (Python) or the HTTP Runtime API; extensions always over HTTP (worker/api). Init
+and an invocation are over when the runtime and every extension wait for what comes next.
 """
 
 from __future__ import annotations
 
-import fcntl
-import logging
+import asyncio
 import os
-import signal
+import socket
 import struct
-import termios
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambent.core.events import EnvironmentDied, EnvironmentReady, EnvironmentStarted, InitFailed, ResetDone
 from lambent.model.function import VersionSpec
 from lambent.model.invocation import Outcome
-from lambent.model.limits import LOG_TAIL_MAX_BYTES, MIB, RESPONSE_MAX_BYTES
+from lambent.model.limits import RESPONSE_MAX_BYTES
 from lambent.wire.frames import Frame, FrameError, FrameKind, encode
-from lambent.worker.interface import EnvironmentInfo, Invocation, InvocationResult, LogSink
+from lambent.worker.api.interface import ApiFacts
+from lambent.worker.api.server import Api
+from lambent.worker.interface import EnvironmentInfo, Invocation, InvocationResult, StreamSource
+from lambent.worker.journal import Journal, now_ms
 from lambent.worker.link import FrameLink
-from lambent.worker.log_pipe import LogParser
+from lambent.worker.memory import MemoryAccount
 from lambent.worker.report import PlatformLines, error_body, exit_words
 
 if TYPE_CHECKING:
     from lambent.worker.local import LocalWorker
     from lambent.worker.sandboxes import Sandbox
 
-_log = logging.getLogger("lambent.worker")
-#: The size of the pipe: all that can wait in it when an invocation ends.
-_LOG_READ_BYTES = 65_536
-#: When the memory peak is read again: after an invoke of this length (a shorter one can touch some 15 MiB at the most),
-#: and after so much work in shorter ones.
-_PEAK_INVOKE_NS = 3_000_000
-_PEAK_AGE_NS = 25_000_000
 _ANSWERS = frozenset((FrameKind.RESULT, FrameKind.ERROR, FrameKind.TOO_LARGE))
 #: Answers to no running request that one runtime process may send before it is stopped.
 _STALE_ANSWERS_MAX = 64
-_NOTHING = bytearray(4)
-_waiting_bytes = bytearray(4)  # written by FIONREAD; one thread
-#: Exit code by which a runtime without a control group says that it ran out of its memory (bootstrap.py).
-OUT_OF_MEMORY_EXIT = 137
+#: An answer waits so long for its environment to be ready for the next request, then it goes out alone.
+_SETTLE_S = 0.0015
+#: Shutdown budgets (fact sheet 2.4) and the runtime's part of them.
+_SHUTDOWN_EXTERNAL_S, _SHUTDOWN_INTERNAL_S, _SHUTDOWN_RUNTIME_S = 2.0, 0.5, 0.3
+_LOST_REASON = "Runtime exited without providing a reason"
+_TOO_LARGE = (
+    # The client reads errorMessage first here, as AWS writes it.
+    b'{"errorMessage":"Response payload size exceeded maximum allowed payload size (%d bytes).",'
+    b'"errorType":"Function.ResponseSizeTooLarge"}' % RESPONSE_MAX_BYTES
+)
+
+
+class _Answer:
+    """What the runtime has said to the invocation of the moment, until the environment has settled."""
+
+    __slots__ = ("content_type", "error_type", "is_sent", "outcome", "payload", "status", "streamed")
+
+    def __init__(
+        self, outcome: Outcome, payload: bytes, error_type: str | None, content_type: str, streamed: bool
+    ) -> None:
+        self.outcome = outcome
+        self.payload = payload
+        self.error_type = error_type
+        self.content_type = content_type
+        self.streamed = streamed
+        self.status = "success" if outcome is Outcome.SUCCESS else "error"
+        self.is_sent = False
 
 
 class Environment:
-    """See the module's head. Made by LocalWorker.start; all methods run on the event-loop thread."""
+    """See the module's head. Made by LocalWorker.start; all methods run on the event-loop thread. An ApiOwner."""
 
     __slots__ = (
+        "_answer",
+        "_api",
         "_busy_since_ns",
         "_cold",
         "_deadline_epoch_ms",
         "_deadline_ns",
         "_exit_error",
         "_expired",
+        "_frozen",
+        "_gathered",
+        "_gathered_bytes",
         "_generation",
         "_init_error",
         "_init_ns",
         "_init_started_ns",
         "_invocation",
-        "_lines",
+        "_journal",
+        "_kill_told",
         "_link",
-        "_logs",
-        "_oom_kills",
-        "_parser",
-        "_peak_age_ns",
-        "_peak_bytes",
+        "_memory",
+        "_on_gone",
         "_phase",
         "_reinit",
-        "_reports_rss",
-        "_reset_wanted",
         "_sandbox",
+        "_settle_timer",
+        "_shutdown_timer",
+        "_shutdown_told",
+        "_speaks_frames",
         "_stale_answers",
         "_stopping",
-        "_tail",
+        "_stream",
+        "_uses_api",
+        "_winding_down",
         "_worker",
+        "api_address",
         "id",
+        "idle_since_ns",
         "spec",
         "stream_name",
     )
@@ -93,27 +123,37 @@ class Environment:
         # Beside others in a custom group the stream's name says whose it is.
         owner = "" if spec.log_group == f"/aws/lambda/{spec.key.name}" else spec.key.name
         self.stream_name = f"{today}/{owner}[{spec.version}]{uuid.uuid4().hex}"
+        self.api_address = ""
+        self.idle_since_ns = 0
         self._worker = worker
-        self._lines = PlatformLines(spec)
-        self._logs: LogSink = worker.log_streams.open(spec, self.stream_name)
-        self._parser = LogParser()
+        self._journal = Journal(PlatformLines(spec), worker.log_streams.open(spec, self.stream_name))
+        self._memory = MemoryAccount(spec.memory_mib)
         self._sandbox: Sandbox | None = None
+        self._api: Api | None = None
         self._link: FrameLink | None = None
+        self._speaks_frames = True
+        #: Whether invocations concern the API: an HTTP runtime, or extensions that are told of them.
+        self._uses_api = False
         self._generation = 0
         self._phase = "init"  # init | ready | gone: of the runtime process; dead: of the sandbox
-        self._oom_kills = 0
         self._stale_answers = 0
         self._invocation: Invocation | None = None
+        self._answer: _Answer | None = None
+        self._stream = ""  # "", "sink" or "gathered" while a streamed answer runs
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._reinit = self._cold = False
         self._init_error: tuple[str, bytes] | None = None
-        self._exit_error = ""
+        self._exit_error = ("", "")
         self._init_ns = 0
         self._init_started_ns = self._busy_since_ns = 0
         self._deadline_epoch_ms = self._deadline_ns = 0
-        self._reset_wanted = self._stopping = self._reports_rss = self._expired = False
-        self._tail: list[str] | None = None
-        self._peak_bytes = 0
-        self._peak_age_ns = _PEAK_AGE_NS
+        self._stopping = self._expired = self._frozen = self._winding_down = self._shutdown_told = self._kill_told = (
+            False
+        )
+        self._on_gone: Callable[[], None] | None = None
+        self._settle_timer: asyncio.TimerHandle | None = None
+        self._shutdown_timer: asyncio.TimerHandle | None = None
 
     # --- starting ---------------------------------------------------------------------------------------
 
@@ -123,122 +163,201 @@ class Environment:
             self._worker.sandboxes.release(sandbox)
             return
         self._sandbox = sandbox
-        self._reports_rss = sandbox.peak_fd < 0
+        self._speaks_frames = self._worker.speaks_frames(self.spec, sandbox)
+        self._memory.attach(sandbox)
         sandbox.on_message = self._on_message
         self._worker.loop.add_reader(sandbox.log_fd, self._on_log_readable)
-        self._say(self._lines.init_start(_now_ms(), self._worker.runtime_version(sandbox)))
-        warning = sandbox.zygote.choice.warning
-        if warning:
-            self._say(warning + "\n")
-        if "boto3" in sandbox.zygote.missing:
-            self._say(
-                "LAMBENT_WARNING: this interpreter can not import boto3, whose current release needs Python 3.10; "
-                "bundle an older one with the function.\n"
-            )
+        self._open_api(sandbox)
+        for warning in self._worker.warnings(sandbox):
+            self._journal.say(warning)
         self._run(self._worker.assignment(self.spec, sandbox))
 
+    def _open_api(self, sandbox: Sandbox) -> None:
+        listener = socket.socket(fileno=sandbox.api_fd)
+        sandbox.api_fd = -1
+        address: tuple[str, int] = listener.getsockname()
+        key = self.spec.key
+        facts = ApiFacts(key.name, self.spec.version, self.spec.handler, key.account)
+        admits, may_deliver = self._worker.own_connections(sandbox, address)
+        self._api = Api(self._worker.loop, listener, self, facts, admits, address[0], may_deliver=may_deliver)
+        self._journal.telemetry = self._api
+        self.api_address = self._api.address
+
     def _run(self, assign: dict[str, Any] | None) -> None:
-        """Start a runtime process in the sandbox."""
+        """Start the processes of the function in the sandbox."""
         assert self._sandbox is not None
+        assert self._api is not None
         self._generation += 1
         self._phase = "init"
         self._init_error = None
-        self._exit_error = ""
+        self._exit_error = ("", "")
         self._stale_answers = 0
-        self._expired = False
-        self._peak_bytes, self._peak_age_ns = 0, _PEAK_AGE_NS
+        self._expired = self._winding_down = self._shutdown_told = self._kill_told = False
+        self._memory.begin()
+        self._api.begin(not self._speaks_frames)
+        self._journal.telemetry = self._api
+        self._uses_api = not self._speaks_frames
+        if not self.spec.image:
+            self._journal.init_start(self._worker.runtime_version(self._sandbox), "invoke" if self._reinit else "init")
         self._init_started_ns = time.monotonic_ns()
         self._open_link()
         message = {
             "op": "run",
             "generation": self._generation,
             "assign": assign,
-            "runtime": self._worker.runtime_order(self, self._sandbox),
+            **self._worker.orders(self, self._sandbox),
         }
-        self._sandbox.send(message)
+        self._order(message)
         if not self._reinit:
             self._worker.fact(EnvironmentStarted(self.id))
 
     def _open_link(self) -> None:
         """A parked sandbox came with its link; a runtime process made anew brings one with `started`."""
         link = self._sandbox.take_link() if self._sandbox is not None else None
-        if link is not None:
+        if link is None:
+            return
+        if not self._speaks_frames:  # its process gives way to one that the function brings
+            for descriptor in link:
+                os.close(descriptor)
+        else:
             self._link = FrameLink(self._worker.loop, link, self._on_frame, self._on_link_lost)
+
+    def _order(self, message: dict[str, Any]) -> None:
+        if self._frozen:
+            self._thaw()
+        if self._sandbox is not None:
+            self._sandbox.send(message)
 
     # --- the sandbox's messages -------------------------------------------------------------------------
 
     def _on_message(self, message: dict[str, Any] | None) -> None:
-        if message is None:
-            self._die()
-        elif message["op"] == "failed":
-            self._die()  # it could not be made this version's: nothing of it is of use
-        elif message["op"] == "started" and message["generation"] == self._generation:
-            self._open_link()
-        elif message["op"] == "exited" and message["generation"] == self._generation:
-            self._exited(message["status"], message["out_of_memory"])
-
-    def _exited(self, status: int, out_of_memory: bool) -> None:
-        """The runtime process is gone, and all that it started."""
-        if self._phase == "gone":
+        if message is None or message["op"] == "failed":
+            self._die()  # gone, or it could not be made this version's: nothing of it is of use
             return
+        if message["generation"] != self._generation:
+            return
+        op = message["op"]
+        if op == "started":
+            self._open_link()
+        elif op == "extensions":
+            self._extensions_started(message["names"], message["failed"])
+        elif op == "exited":
+            self._exited(message)
+        elif op == "extension_exited":
+            self._extension_exited(message["name"], message["status"])
+        elif op == "killed":
+            self._all_gone()
+
+    def _exited(self, message: dict[str, Any]) -> None:
+        """The runtime process is gone; without extensions, so is all that it started."""
+        if self._phase in ("gone", "dead"):
+            return
+        if self._link is not None:
+            self._link.drain()
         in_init = self._phase == "init"
         self._phase = "gone"
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        self._close_link()
         self._drain_logs(final=True)
-        if self._reset_wanted:
-            self._reset_wanted = False
-            self._worker.fact(ResetDone(self.id))
+        if self._on_gone is not None or self._winding_down:
+            self._after_runtime()
             return
-        error_type, body = self._init_error or self._exit_reason(status, out_of_memory)
-        now_ms = _now_ms()
+        if message["error"]:
+            self._exit_error = (message["error_type"], message["error"])
+        error_type, body = self._init_error or self._exit_reason(message["status"], message["out_of_memory"])
+        self._failed(in_init, error_type, body)
+
+    def _exit_reason(self, status: int, out_of_memory: bool) -> tuple[str, bytes]:
+        kind, words = self._exit_error
+        if not words:
+            if out_of_memory or self._memory.was_reason(status):
+                kind, words = "Runtime.OutOfMemory", "Runtime exited with error: signal: killed"
+            else:
+                words = exit_words(status)
+        kind = kind or "Runtime.ExitError"
+        return kind, self._platform_error(kind, words)
+
+    def _platform_error(self, kind: str, words: str) -> bytes:
+        request_id = self._invocation.request_id if self._invocation else ""
+        return error_body(kind, f"RequestId: {request_id} Error: {words}")
+
+    def _failed(self, in_init: bool, error_type: str, body: bytes) -> None:
+        """Init or the invocation came to nothing, by the runtime's end or an extension's."""
         if in_init:
             took_ns = time.monotonic_ns() - self._init_started_ns
-            shown = error_type if error_type.startswith(("Runtime.", "Function.")) else "Runtime.Unknown"
-            phase = "invoke" if self._reinit else "init"
-            self._say(self._lines.init_report(now_ms, took_ns, phase, "error", shown))
+            shown = (
+                error_type if "." in error_type and error_type.split(".")[0] in _ERROR_FAMILIES else "Runtime.Unknown"
+            )
+            self._journal.init_end(took_ns, "invoke" if self._reinit else "init", "error", shown)
             if not self._reinit:
-                self._worker.fact(InitFailed(self.id))
+                self._wind_down("failure", lambda: self._worker.fact(InitFailed(self.id)))
                 return
             if self._invocation is not None:
                 self._begin(self._invocation)
             error_type = shown
-        if self._invocation is not None:
-            outcome = Outcome.INIT_ERROR if in_init else Outcome.RUNTIME_EXIT
-            self._finish(outcome, body, "error", error_type)
+        if self._invocation is None:
+            self._wind_down("failure", self._die)  # it ended between requests: there is nothing to give back
+            return
+        outcome = Outcome.INIT_ERROR if in_init else Outcome.RUNTIME_EXIT
+        answer = self._answer or _Answer(outcome, body, error_type, "application/json", self._stream == "sink")
+        answer.outcome, answer.status, answer.error_type = outcome, "error", error_type
+        self._answer = answer
+        if self._phase == "gone" and not self._has_extensions:
+            self._finish()
         else:
-            self._die()  # it ended between requests: there is nothing to give back
+            self._send_answer()
+            self._wind_down("failure", self._finish)
 
-    def _exit_reason(self, status: int, out_of_memory: bool) -> tuple[str, bytes]:
-        request_id = self._invocation.request_id if self._invocation else ""
-        if self._exit_error:
-            words = self._exit_error
-        elif out_of_memory or self._out_of_memory(status):
-            return "Runtime.OutOfMemory", error_body(
-                "Runtime.OutOfMemory",
-                f"RequestId: {request_id} Error: Runtime exited with error: signal: killed",
-            )
-        else:
-            words = exit_words(status)
-        return "Runtime.ExitError", error_body("Runtime.ExitError", f"RequestId: {request_id} Error: {words}")
+    # --- extensions -------------------------------------------------------------------------------------
 
-    def _out_of_memory(self, status: int) -> bool:
-        """Did the kernel kill for memory? The control group counts; without one the runtime says so by its code."""
-        if not self._worker.sandboxes.has_cgroups:
-            return status == OUT_OF_MEMORY_EXIT << 8
-        return status & 0x7F == signal.SIGKILL and self._new_oom_kills()
+    @property
+    def _has_extensions(self) -> bool:
+        return self._api is not None and bool(self._api.extensions)
 
-    def _new_oom_kills(self) -> bool:
-        sandbox = self._sandbox
-        if sandbox is None or sandbox.events_fd < 0:
-            return False
-        before = self._oom_kills
-        for line in os.pread(sandbox.events_fd, 1_024, 0).splitlines():
-            name, _, count = line.partition(b" ")
-            if name == b"oom_kill":
-                self._oom_kills = int(count)
-        return self._oom_kills > before
+    def _extensions_started(self, names: Sequence[str], failed: dict[str, str]) -> None:
+        assert self._sandbox is not None
+        assert self._api is not None
+        if self._generation == 1:
+            self._worker.loop.add_reader(self._sandbox.extension_log_fd, self._on_extension_log_readable)
+        self._api.expect([name for name in names if name not in failed])
+        for name, reason in failed.items():
+            self._extension_failed(name, "Extension.LaunchError", reason)
+            return
+
+    def on_registered(self) -> None:
+        if self._phase == "init" and not self._winding_down:
+            self._order({"op": "runtime"})
+
+    def on_extension_ready(self, name: str, events: Sequence[str]) -> None:
+        self._uses_api = True
+        self._journal.other("extension", "DEBUG", {"name": name, "state": "Ready", "events": list(events)})
+
+    def on_extension_error(self, name: str, error_type: str, in_init: bool) -> None:
+        self._extension_failed(name, error_type, f"extension {name} reported {error_type}")
+
+    def on_subscribed(self, name: str, types: Sequence[str]) -> None:
+        record = {"name": name, "state": "Subscribed", "types": list(types)}
+        self._journal.other("telemetrySubscription", "INFO", record)
+
+    def _extension_exited(self, name: str, status: int) -> None:
+        if self._api is not None:
+            self._api.forget_extension(name)
+        if self._winding_down:
+            if self._phase == "gone" and not self._external_left():
+                self._kill_rest()
+            return
+        words = f"exit status {status >> 8}" if not status & 0x7F else exit_words(status).rpartition("error: ")[2]
+        self._extension_failed(name, "Extension.Crash", words)
+
+    def _extension_failed(self, name: str, error_type: str, words: str) -> None:
+        if self._winding_down or self._stopping or self._phase in ("gone", "dead"):
+            return
+        in_init = self._phase == "init"
+        record = {"name": name, "state": "Failed", "events": [], "errorType": error_type}
+        self._journal.other("extension", "WARN", record)
+        self._failed(in_init, error_type, self._platform_error(error_type, words))
+
+    def _external_left(self) -> bool:
+        return self._api is not None and bool(self._api.external)
 
     # --- the runtime's frames ---------------------------------------------------------------------------
 
@@ -247,7 +366,8 @@ class Environment:
         if kind in _ANSWERS:
             self._answered(kind, frame)
         elif kind == FrameKind.READY and self._phase == "init":
-            self._ready()
+            assert self._api is not None
+            self._api.runtime_waiting()
         elif kind == FrameKind.INIT_ERROR and self._phase == "init":
             self._init_error = (frame.header.decode("utf-8", "replace"), frame.payload)
         else:
@@ -259,57 +379,151 @@ class Environment:
         """
         invocation = self._invocation
         running = invocation.request_id.encode() if invocation is not None and self._phase == "ready" else None
-        if running is None or not frame.header.startswith(running):
+        if running is None or self._answer is not None or not frame.header.startswith(running):
             self._stale_answers += 1
             if self._stale_answers > _STALE_ANSWERS_MAX:
                 self._on_link_lost(FrameError(f"{self._stale_answers} answers to requests that are not running"))
             return
-        if self._reports_rss:
+        if self._memory.told_by_runtime:
             self._note_rss(frame.header)
         if kind == FrameKind.RESULT:
-            self._finish(Outcome.SUCCESS, frame.payload, "success", None)
+            answer = _Answer(Outcome.SUCCESS, frame.payload, None, "application/json", False)
         elif kind == FrameKind.ERROR:
-            self._finish(Outcome.ERROR, frame.payload, "error", None)
+            answer = _Answer(Outcome.ERROR, frame.payload, None, "application/json", False)
         else:
-            message = f"Response payload size exceeded maximum allowed payload size ({RESPONSE_MAX_BYTES} bytes)."
-            # The client reads errorMessage first here, as AWS writes it.
-            body = b'{"errorMessage":"%s","errorType":"Function.ResponseSizeTooLarge"}' % message.encode()
-            self._finish(Outcome.ERROR, body, "error", "Function.ResponseSizeTooLarge")
+            answer = _Answer(Outcome.ERROR, _TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False)
+        self._answer = answer
+        if self._uses_api:
+            assert self._api is not None
+            self._api.runtime_waiting()
+            self._hold_answer()
+        else:
+            self._finish()
 
     def _note_rss(self, header: bytes) -> None:
         """Without a control group the runtime tells its peak resident size, in KiB, as the header's last field."""
         _, _, kib = header.rpartition(b"\0")
         if kib.isdigit():
-            self._peak_bytes = max(self._peak_bytes, int(kib[:12]) * 1_024)
+            self._memory.note_kib(int(kib[:12]))
+
+    def _close_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     def _on_link_lost(self, error: FrameError | None) -> None:
         """The link is of no use any more. The runtime usually has exited, which the sandbox will say; if it only closed
         its descriptors or wrote garbage, it is killed and the same message comes."""
-        if self._phase == "gone" or self._link is None:
+        if self._phase in ("gone", "dead") or self._link is None:
             return
         if error is not None:
             self._link.close()
-            self._exit_error = "Runtime exited without providing a reason"
-            self._say(f"LAMBENT: the runtime was stopped because it broke the protocol of its link: {error}\n")
-            self._kill()
+            self._exit_error = ("", _LOST_REASON)
+            self._journal.say(f"LAMBENT: the runtime was stopped because it broke the protocol of its link: {error}\n")
+            self._order({"op": "kill_runtime"})
         else:
-            generation = self._generation
-            self._worker.loop.call_later(0.05, self._kill_if_still, generation)
+            self._worker.loop.call_later(0.05, self._kill_if_still, self._generation)
 
     def _kill_if_still(self, generation: int) -> None:
         """The link closed and the process did not end by itself: it closed its descriptors and lives on."""
-        if generation == self._generation and self._phase != "gone" and not self._stopping:
-            self._exit_error = self._exit_error or "Runtime exited without providing a reason"
-            self._kill()
+        if generation == self._generation and self._phase not in ("gone", "dead") and not self._stopping:
+            if not self._exit_error[1]:
+                self._exit_error = ("", _LOST_REASON)
+            self._order({"op": "kill_runtime"})
 
-    def _kill(self) -> None:
-        if self._sandbox is not None:
-            self._sandbox.send({"op": "kill"})
+    # --- the HTTP Runtime API ---------------------------------------------------------------------------
+
+    def on_init_error(self, error_type: str, body: bytes) -> None:
+        """The runtime usually exits by itself now; it is not waited for."""
+        if self._phase == "init":
+            self._init_error = (error_type, body)
+            self._worker.loop.call_later(0.05, self._kill_if_still, self._generation)
+
+    def on_response(self, payload: bytes, content_type: str) -> None:
+        self._http_answer(_Answer(Outcome.SUCCESS, payload, None, content_type, False))
+
+    def on_response_too_large(self) -> None:
+        self._http_answer(
+            _Answer(Outcome.ERROR, _TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False)
+        )
+
+    def on_error(self, error_type: str, body: bytes) -> None:
+        shown = error_type if error_type.startswith("Runtime.") else None
+        self._http_answer(_Answer(Outcome.ERROR, body, shown, "application/json", False))
+
+    def _http_answer(self, answer: _Answer) -> None:
+        if self._invocation is not None and self._answer is None and self._phase == "ready":
+            self._answer = answer
+            self._hold_answer()
+
+    def on_stream_start(self, content_type: str, source: StreamSource) -> None:
+        if self._invocation is None or self._answer is not None:
+            return
+        sink = self._invocation.sink
+        if sink is not None:
+            self._stream = "sink"
+            sink.on_start(content_type, source)
+        else:
+            self._stream = "gathered"
+            self._gathered, self._gathered_bytes = [content_type.encode()], 0
+
+    def on_stream_chunk(self, data: bytes) -> None:
+        if self._stream == "sink":
+            assert self._invocation is not None
+            assert self._invocation.sink is not None
+            self._invocation.sink.on_chunk(data)
+        elif self._stream == "gathered":
+            self._gathered_bytes += len(data)
+            if self._gathered_bytes <= RESPONSE_MAX_BYTES:
+                self._gathered.append(data)
+
+    def on_stream_end(self, error_type: str | None, error_body: bytes) -> None:
+        stream = self._stream
+        if not stream or self._answer is not None:
+            return
+        streamed = stream == "sink"
+        if error_type is not None:
+            answer = _Answer(Outcome.ERROR, error_body, error_type, "application/json", streamed)
+        elif streamed:
+            answer = _Answer(Outcome.SUCCESS, b"", None, "", True)
+        elif self._gathered_bytes > RESPONSE_MAX_BYTES:
+            answer = _Answer(Outcome.ERROR, _TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False)
+        else:
+            content_type, *chunks = self._gathered
+            answer = _Answer(Outcome.SUCCESS, b"".join(chunks), None, content_type.decode(), False)
+        self._end_stream()
+        self._http_answer(answer)
+
+    def _end_stream(self) -> None:
+        self._stream = ""
+        self._gathered, self._gathered_bytes = [], 0
+
+    def on_restore_next(self) -> None:
+        """No runtime on the HTTP API is told that it is of a SnapStart version."""
+
+    def on_restore_error(self, error_type: str, body: bytes) -> None:
+        """See on_restore_next."""
+
+    # --- settled ----------------------------------------------------------------------------------------
+
+    def on_settled(self) -> None:
+        """The runtime and every extension wait for what comes next."""
+        if self._winding_down:
+            return
+        if self._phase == "init":
+            self._ready()
+        elif self._answer is not None and self._phase == "ready":
+            self._finish()
 
     def _ready(self) -> None:
+        assert self._api is not None
         took_ns = time.monotonic_ns() - self._init_started_ns
         self._phase = "ready"
         self._drain_logs()
+        self._journal.init_end(took_ns, "invoke" if self._reinit else "init", "success")
+        if not self._api.has_subscribers:
+            self._journal.telemetry = None
+        self._uses_api = not self._speaks_frames or bool(self._api.extensions)
         if self._reinit:
             self._reinit = False
             if self._invocation is not None:
@@ -317,18 +531,22 @@ class Environment:
                 self._send_invocation(self._invocation)
             return
         self._init_ns = took_ns
+        self._worker.rests(self)
         self._worker.fact(EnvironmentReady(self.id))
 
     # --- one invocation ---------------------------------------------------------------------------------
 
     def dispatch(self, invocation: Invocation, deadline_ns: int, cold: bool, reinit: bool) -> None:
         now_ns = time.monotonic_ns()
+        self._worker.works(self)
+        if self._frozen:
+            self._thaw()
         self._invocation = invocation
         self._busy_since_ns = now_ns
         self._cold = cold
         self._deadline_ns = deadline_ns
         self._deadline_epoch_ms = (time.time_ns() + deadline_ns - now_ns) // 1_000_000
-        self._tail = [] if invocation.wants_tail else None
+        self._journal.begin_tail(invocation.wants_tail)
         if reinit:
             self._reinit = True
             self._run(None)
@@ -337,10 +555,14 @@ class Environment:
         self._send_invocation(invocation)
 
     def _begin(self, invocation: Invocation) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        self._event(now_ms, self._lines.start(now_ms, invocation.request_id))
+        self._journal.start(invocation.request_id, invocation.tenant_id)
 
     def _send_invocation(self, invocation: Invocation) -> None:
+        if self._uses_api:
+            assert self._api is not None
+            self._api.invoke(invocation, self._deadline_epoch_ms)
+        if not self._speaks_frames:
+            return
         header = (
             f"{invocation.request_id}\0{self._deadline_epoch_ms}\0{invocation.arn}\0{invocation.trace_id}\0"
             f"{invocation.client_context}\0{invocation.cognito_identity}\0{invocation.tenant_id}"
@@ -348,26 +570,60 @@ class Environment:
         try:
             frame = encode(FrameKind.INVOKE, header, invocation.payload)
         except struct.error:  # a header over 64 KiB cannot pass the listener; refuse rather than hang
-            self._exit_error = "request header too large"
-            self._kill()
+            self._exit_error = ("", "request header too large")
+            self._order({"op": "kill_runtime"})
             return
         if self._link is not None:
             self._link.send(frame)
 
-    def _finish(self, outcome: Outcome, payload: bytes, status: str, error_type: str | None) -> None:
-        """The invocation is over: END, REPORT, and the answer. Past its deadline it is the scheduler's: see expire."""
-        invocation = self._invocation
+    def _hold_answer(self) -> None:
+        """There is an answer, and something in the environment is still busy: usually for microseconds."""
+        answer, invocation = self._answer, self._invocation
+        assert answer is not None
         assert invocation is not None
+        self._journal.runtime_done(
+            invocation.request_id, time.monotonic_ns() - self._busy_since_ns, answer.status, answer.error_type
+        )
+        if not invocation.wants_tail:
+            self._settle_timer = self._worker.loop.call_later(_SETTLE_S, self._send_answer)
+
+    def _send_answer(self) -> None:
+        """Answer the client before the environment is done with the invocation."""
+        answer, invocation = self._answer, self._invocation
+        if answer is not None and invocation is not None and not answer.is_sent and not invocation.wants_tail:
+            answer.is_sent = True
+            self._worker.listener.on_response(self.id, invocation.request, self._result(answer))
+
+    def _result(self, answer: _Answer, duration_ns: int = 0) -> InvocationResult:
+        failed = answer.outcome is not Outcome.SUCCESS
+        tail = self._journal.take_tail()
+        return InvocationResult(answer.payload, failed, tail, answer.content_type, answer.streamed, duration_ns)
+
+    def _cancel_settling(self) -> None:
+        if self._settle_timer is not None:
+            self._settle_timer.cancel()
+            self._settle_timer = None
+
+    def _finish(self) -> None:
+        """The invocation is over: END, REPORT, and the answer. Past its deadline it is the scheduler's: see expire."""
+        invocation, answer = self._invocation, self._answer
+        assert invocation is not None
+        assert answer is not None
         now_ns = time.monotonic_ns()
         if now_ns >= self._deadline_ns:
             return
+        self._cancel_settling()
         self._drain_logs()
-        self._write(self._parser.end_line(_now_ms()))
-        self._close_report(status, error_type, now_ns - self._busy_since_ns)
-        self._invocation = None
+        self._journal.end_line()
+        duration_ns = now_ns - self._busy_since_ns
+        self._close_report(answer.status, answer.error_type, duration_ns)
+        self._invocation = self._answer = None
         self._reinit = False
-        result = InvocationResult(payload, outcome is not Outcome.SUCCESS, self._take_tail())
-        self._worker.listener.on_ended(self.id, invocation.request, outcome, result)
+        if self._stream:
+            self._end_stream()
+        if self._phase == "ready":
+            self._worker.rests(self)
+        self._worker.listener.on_ended(self.id, invocation.request, answer.outcome, self._result(answer, duration_ns))
 
     def expire(self, request_id: str, timeout_s: float) -> InvocationResult:
         """The function timeout passed. The caller resets or stops this environment right after."""
@@ -375,160 +631,201 @@ class Environment:
         body = error_body("Sandbox.Timedout", message)
         invocation = self._invocation
         if invocation is None:  # its answer crossed the deadline on the way to the scheduler
-            return InvocationResult(body, True, self._take_tail())
+            return InvocationResult(body, True, self._journal.take_tail())
+        self._cancel_settling()
         self._drain_logs(final=True)
         if self._phase == "init" and self._reinit:
             took_ns = time.monotonic_ns() - self._init_started_ns
-            self._say(self._lines.init_report(_now_ms(), took_ns, "invoke", "timeout", None))
+            self._journal.init_end(took_ns, "invoke", "timeout")
             self._begin(invocation)
         self._close_report("timeout", None, int(timeout_s * 1e9))
-        self._invocation = None
+        answer = self._answer or _Answer(
+            Outcome.TIMEOUT, body, "Sandbox.Timedout", "application/json", self._stream == "sink"
+        )
+        self._invocation = self._answer = None
         self._reinit = False
+        if self._stream:
+            self._end_stream()
         self._expired = True
-        return InvocationResult(body, True, self._take_tail())
+        return self._result(answer)
 
     def _close_report(self, status: str, error_type: str | None, duration_ns: int) -> None:
         invocation = self._invocation
         assert invocation is not None
-        now_ms = time.time_ns() // 1_000_000
-        request_id = invocation.request_id
-        self._peak_age_ns += _PEAK_AGE_NS if duration_ns >= _PEAK_INVOKE_NS else duration_ns
+        if not self._uses_api:
+            self._journal.runtime_done(invocation.request_id, duration_ns, status, error_type)
+        used_mib = self._memory.used_mib(duration_ns, error_type == "Runtime.OutOfMemory")
         init_ns = self._init_ns if self._cold else None
-        used_mib = self._memory_used_mib(error_type == "Runtime.OutOfMemory")
-        lines = self._lines
-        self._event(now_ms, lines.end(now_ms, request_id, duration_ns, status))
-        self._event(now_ms, lines.report(now_ms, request_id, duration_ns, used_mib, init_ns, status, error_type))
+        self._journal.report(invocation.request_id, duration_ns, used_mib, init_ns, status, error_type)
 
-    def _take_tail(self) -> bytes | None:
-        tail, self._tail = self._tail, None
-        return None if tail is None else "".join(tail).encode()[-LOG_TAIL_MAX_BYTES:]
+    # --- frozen between invocations ---------------------------------------------------------------------
 
-    def _memory_used_mib(self, at_limit: bool) -> int:
-        """Max Memory Used: the peak of the control group, and the shared interpreter that it does not count."""
-        sandbox = self._sandbox
-        if self._reports_rss or sandbox is None:
-            used = -(-self._peak_bytes // MIB)
-        else:
-            if self._peak_age_ns >= _PEAK_AGE_NS or at_limit:
-                self._peak_age_ns = 0
-                self._peak_bytes = self._read_peak()
-            used = -(-(self._peak_bytes + sandbox.zygote.baseline_bytes) // MIB)
-        return self.spec.memory_mib if at_limit else min(used, self.spec.memory_mib)
+    def freeze(self) -> None:
+        """No process of the sandbox makes progress until the next request, or the end."""
+        if self._sandbox is not None and not self._frozen and self._invocation is None and self._phase == "ready":
+            self._frozen = self._worker.freezer.freeze(self._sandbox)
 
-    def _read_peak(self) -> int:
-        sandbox = self._sandbox
-        if sandbox is None or sandbox.peak_fd < 0:
-            return 0
-        try:
-            return int(os.pread(sandbox.peak_fd, 32, 0))
-        except (OSError, ValueError):
-            return self._peak_bytes
+    def _thaw(self) -> None:
+        self._frozen = False
+        if self._sandbox is not None:
+            self._worker.freezer.thaw(self._sandbox)
+
+    @property
+    def is_frozen(self) -> bool:
+        return self._frozen
 
     # --- ending -----------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Kill the runtime process; ResetDone follows. Told during Init, it is because Init took too long."""
+        """Kill the runtime process and the extensions; ResetDone follows. Told during Init, it took too long."""
         if self._phase == "init" and not self._expired:
             took_ns = time.monotonic_ns() - self._init_started_ns
-            self._say(self._lines.init_report(_now_ms(), took_ns, "init", "timeout", None))
-        if self._phase == "gone":
-            self._worker.fact(ResetDone(self.id))
-            return
-        self._reset_wanted = True
+            self._journal.init_end(took_ns, "init", "timeout")
         self._reinit = False
-        self._kill()
+        self._wind_down("timeout", lambda: self._worker.fact(ResetDone(self.id)))
+
+    def _wind_down(self, reason: str, then: Callable[[], None]) -> None:
+        """End every process of the sandbox but its first, the extensions after their SHUTDOWN event; then go on."""
+        if self._phase == "dead":
+            return
+        self._on_gone = then
+        if self._winding_down:
+            return
+        if self._phase == "gone" and not self._has_extensions:
+            self._all_gone()
+            return
+        self._winding_down = True
+        self._worker.works(self)
+        if self._phase != "gone":
+            if not self._has_extensions:
+                self._kill_rest()
+                return
+            self._order({"op": "kill_runtime"})
+        self._shut_extensions_down(reason)
+
+    def _shut_extensions_down(self, reason: str) -> None:
+        assert self._api is not None
+        self._shutdown_told = True
+        budget_s = _SHUTDOWN_EXTERNAL_S if self._api.external else _SHUTDOWN_INTERNAL_S
+        told = self._api.shut_down(reason, now_ms() + int(budget_s * 1e3))
+        if told:
+            self._shutdown_timer = self._worker.loop.call_later(budget_s, self._kill_rest)
+        else:
+            self._kill_rest()
+
+    def _after_runtime(self) -> None:
+        """While winding down, the runtime process has ended."""
+        if self._kill_told:
+            return
+        if not self._shutdown_told:
+            if self._shutdown_timer is not None:
+                self._shutdown_timer.cancel()
+            self._shut_extensions_down("spindown")
+        elif not self._external_left():
+            self._kill_rest()
+
+    def _kill_rest(self) -> None:
+        if self._kill_told:
+            return
+        self._kill_told = True
+        if self._shutdown_timer is not None:
+            self._shutdown_timer.cancel()
+            self._shutdown_timer = None
+        self._order({"op": "kill"})
+
+    def _all_gone(self) -> None:
+        """Nothing runs in the sandbox any more."""
+        if self._phase == "dead":
+            return
+        self._phase = "gone"
+        self._winding_down = False
+        self._close_link()
+        self._drain_logs(final=True)
+        then, self._on_gone = self._on_gone, None
+        if then is not None:
+            then()
 
     def stop(self) -> None:
-        """End it all; EnvironmentDied follows."""
+        """End it all; EnvironmentDied follows, with extensions after at most 2 s."""
+        if self._stopping:
+            return
         self._stopping = True
-        if self._sandbox is not None:
-            self._die()
-        else:
+        if self._sandbox is None:
             self._worker.forget(self)
             self._worker.fact(EnvironmentDied(self.id))
+        elif self._has_extensions and self._phase == "ready":
+            self._winding_down = True
+            self._on_gone = self._die
+            self._worker.works(self)
+            self._order({"op": "terminate"})
+            self._shutdown_timer = self._worker.loop.call_later(_SHUTDOWN_RUNTIME_S, self._runtime_overdue)
+        else:
+            self._die()
+
+    def _runtime_overdue(self) -> None:
+        self._shutdown_timer = None
+        self._order({"op": "kill_runtime"})
+        self._shut_extensions_down("spindown")
+
+    def end_now(self) -> None:
+        """Without ceremony: the server's patience is over."""
+        self._die()
 
     def _die(self) -> None:
         if self._phase == "dead":
             return
         self._phase = "dead"
         self._stopping = True
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        self._on_gone = None
+        for timer in (self._shutdown_timer, self._settle_timer):
+            if timer is not None:
+                timer.cancel()
+        self._worker.works(self)
+        if self._frozen:
+            self._thaw()
+        self._close_link()
+        if self._api is not None:
+            self._api.close()
         if self._invocation is not None:
-            self._lose_invocation(self._invocation)
+            self._lose_invocation()
         sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
-            self._read_logs(sandbox.log_fd)
-            self._write(self._parser.flush(_now_ms()))
+            self._journal.drain(sandbox.log_fd, final=True)
+            self._memory.detach()
             self._worker.loop.remove_reader(sandbox.log_fd)
+            if sandbox.extension_log_fd >= 0:
+                self._worker.loop.remove_reader(sandbox.extension_log_fd)
             self._worker.sandboxes.release(sandbox)
         self._worker.forget(self)
         self._worker.fact(EnvironmentDied(self.id))
 
-    def _lose_invocation(self, invocation: Invocation) -> None:
+    def _lose_invocation(self) -> None:
         """The whole sandbox went away under a request: out of memory in its first process, or killed from outside."""
         kind, words = "Sandbox.Failure", "The execution environment was lost"
-        if self._new_oom_kills():
+        if self._memory.new_oom_kills():
             kind, words = "Runtime.OutOfMemory", "Runtime exited with error: signal: killed"
-        body = error_body(kind, f"RequestId: {invocation.request_id} Error: {words}")
-        self._finish(Outcome.RUNTIME_EXIT, body, "error", kind)
+        if self._answer is None:
+            body = self._platform_error(kind, words)
+            self._answer = _Answer(Outcome.RUNTIME_EXIT, body, kind, "application/json", self._stream == "sink")
+        self._finish()
 
     # --- logs -------------------------------------------------------------------------------------------
 
-    def _event(self, now_ms: int, line: str | None) -> None:
-        if line is not None:
-            self._logs.write(now_ms, line)
-            if self._tail is not None:
-                self._tail.append(line)
-
-    def _say(self, line: str | None) -> None:
-        self._event(_now_ms(), line)
-
-    def _write(self, events: list[tuple[int, str]]) -> None:
-        for time_ms, message in events:
-            self._logs.write(time_ms, message)
-            if self._tail is not None:
-                self._tail.append(message if message.endswith("\n") else message + "\n")
-
     def _drain_logs(self, final: bool = False) -> None:
-        """Read what the function wrote so far, so that it stands before the line that comes next."""
         if self._sandbox is not None:
-            self._read_logs(self._sandbox.log_fd)
-        if final:
-            self._write(self._parser.flush(_now_ms()))
-
-    def _read_logs(self, descriptor: int) -> None:
-        try:
-            # Mostly there is nothing: asking costs a third of a read that fails.
-            fcntl.ioctl(descriptor, termios.FIONREAD, _waiting_bytes)
-            if _waiting_bytes == _NOTHING:
-                return
-            data = os.read(descriptor, _LOG_READ_BYTES)
-        except OSError:
-            return
-        if data:
-            self._write(self._parser.feed(data, _now_ms()))
+            self._journal.drain(self._sandbox.log_fd, final)
 
     def _on_log_readable(self) -> None:
-        """The reader's callback: readable with nothing to read means that every writer is gone."""
-        if self._sandbox is None:
-            return
-        descriptor = self._sandbox.log_fd
-        try:
-            data = os.read(descriptor, _LOG_READ_BYTES)
-        except BlockingIOError:
-            return
-        if data:
-            self._write(self._parser.feed(data, _now_ms()))
-        else:
-            self._worker.loop.remove_reader(descriptor)  # the sandbox's end follows
+        if self._sandbox is not None and not self._journal.on_readable(self._sandbox.log_fd):
+            self._worker.loop.remove_reader(self._sandbox.log_fd)  # every writer is gone: the sandbox's end follows
+
+    def _on_extension_log_readable(self) -> None:
+        sandbox = self._sandbox
+        if sandbox is not None and not self._journal.on_extension_readable(sandbox.extension_log_fd):
+            self._worker.loop.remove_reader(sandbox.extension_log_fd)
 
     def info(self) -> EnvironmentInfo:
-        sandbox = self._sandbox
-        shared = sandbox.zygote.baseline_bytes if sandbox is not None else 0
-        return EnvironmentInfo(self.spec.log_group, self.stream_name, self._read_peak() + shared)
+        return EnvironmentInfo(self.spec.log_group, self.stream_name, self._memory.peak_bytes(), self._frozen)
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+_ERROR_FAMILIES = frozenset(("Runtime", "Function", "Extension", "Sandbox"))

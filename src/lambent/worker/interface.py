@@ -10,9 +10,29 @@ from lambent.model.function import VersionSpec
 from lambent.model.invocation import Outcome
 
 
+class StreamSource(Protocol):
+    """Where a streamed response comes from. A paused source stops reading from the runtime, which then blocks."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class StreamSink(Protocol):
+    """Takes a response chunk by chunk; called on the event-loop thread. `on_start` comes once, before the first chunk
+    and only when the runtime answers in streaming mode; the end is the caller's `on_result` with `streamed` set."""
+
+    def on_start(self, content_type: str, source: StreamSource) -> None: ...
+
+    def on_chunk(self, data: bytes) -> None: ...
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class Invocation:
-    """One request on its way through an environment. `request` is the scheduler's id, `request_id` the UUID."""
+    """One request on its way through an environment. `request` is the scheduler's id, `request_id` the UUID.
+
+    With a `sink` a streamed response is handed on as it comes; without one it is gathered into the result.
+    """
 
     request: int
     request_id: str
@@ -23,15 +43,23 @@ class Invocation:
     cognito_identity: str = ""
     tenant_id: str = ""
     wants_tail: bool = False
+    sink: StreamSink | None = None
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class InvocationResult:
-    """What the runtime answered, or the platform in its place. `payload` is the body as the client gets it."""
+    """What the runtime answered, or the platform in its place. `payload` is the body as the client gets it.
+
+    `streamed`: the body went through the sink; `payload` is then empty, or the error's JSON when the stream broke off.
+    """
 
     payload: bytes
     is_function_error: bool = False
     log_tail: bytes | None = None
+    content_type: str = "application/json"
+    streamed: bool = False
+    #: As in REPORT.
+    duration_ns: int = 0
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -41,12 +69,17 @@ class EnvironmentInfo:
     log_group: str
     log_stream: str
     memory_peak_bytes: int
+    frozen: bool = False
 
 
 class WorkerListener(Protocol):
     """The data plane, as a worker sees it. Called on the event-loop thread, also from inside a command: it queues."""
 
     def on_fact(self, event: AnyEvent) -> None: ...
+
+    def on_response(self, environment: int, request: int, result: InvocationResult) -> None:
+        """The runtime has answered, and something in the environment (an extension) is still busy with the request: the
+        client may have its answer, `on_ended` follows."""
 
     def on_ended(self, environment: int, request: int, outcome: Outcome, result: InvocationResult) -> None: ...
 
@@ -69,6 +102,16 @@ class CodeFolders(Protocol):
     def unpacked_path(self, sha256: str) -> object: ...
 
     async def ensure_unpacked(self, sha256: str) -> object: ...
+
+    def layers_folder(self, layers: tuple[str, ...]) -> str:
+        """Name, beside the unpacked code, of the folder that these layers make together."""
+
+    async def ensure_layers(self, layers: tuple[str, ...]) -> object: ...
+
+    def image_folder(self, digest: str) -> str:
+        """Name, beside the unpacked code, of an image's root file system."""
+
+    async def ensure_image(self, digest: str) -> object: ...
 
 
 class Worker(Protocol):

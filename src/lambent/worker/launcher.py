@@ -22,7 +22,8 @@ import msgspec
 
 from lambent.sandbox.interpreters import Choice
 
-RUNTIMES = Path(__file__).resolve().parent.parent / "runtimes" / "python"
+RUNTIMES = Path(__file__).resolve().parent.parent / "runtimes"
+_SANDBOX = RUNTIMES / "sandbox"
 MESSAGE_MAX_BYTES = 262_144
 _READY_TIMEOUT_S = 30.0
 #: What stands in /var/runtime beside our own files: the runtime client and the SDK, as on AWS.
@@ -54,10 +55,12 @@ class LauncherState(msgspec.Struct, frozen=True):
     problems: list[str]
 
 
-def runtime_packages() -> dict[str, str]:
-    """Name in /var/runtime -> path on the host."""
-    found = {"_lambent": str(RUNTIMES)}
-    for name in PACKAGES:
+def runtime_packages(folder: str) -> dict[str, str]:
+    """Name in /var/runtime -> path on the host, for the runtime whose client is in this folder of lambent/runtimes."""
+    found = {"_lambent": str(_SANDBOX)}
+    if folder:
+        found[f"_{folder}"] = str(RUNTIMES / folder)
+    for name in PACKAGES if folder == "python" else ():
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             continue
@@ -76,7 +79,7 @@ class Launcher:
         script = Path(__file__).resolve().parent.parent / "sandbox" / "launcher.py"
         self._channel = ours
         self.process = subprocess.Popen(
-            [python, "-I", "-S", str(script), str(theirs.fileno()), str(RUNTIMES)],
+            [python, "-I", "-S", str(script), str(theirs.fileno()), str(_SANDBOX)],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
         )
@@ -99,7 +102,7 @@ class Launcher:
     def start_zygote(self, python: Path) -> socket.socket:
         """Start an interpreter as a zygote; returns our end of its channel."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        order = {"op": "zygote", "python": str(python), "script": str(RUNTIMES / "zygote.py")}
+        order = {"op": "zygote", "python": str(python), "script": str(_SANDBOX / "zygote.py")}
         try:
             socket.send_fds(self._channel, [json.dumps(order).encode()], [theirs.fileno()])
         except OSError as error:
@@ -130,7 +133,10 @@ class Launcher:
 
 
 class ZygoteConfig(msgspec.Struct, frozen=True):
-    """First message to a zygote; field names are read by runtimes/python/zygote.py."""
+    """First message to a zygote; field names are read by runtimes/sandbox/zygote.py and environment.py.
+
+    `park`: {"kind": "fork"}: of the zygote; {"kind": "exec", "argv", "environ"}: a program; {"kind": "none"}.
+    """
 
     namespaces: bool
     rootless: bool
@@ -139,6 +145,9 @@ class ZygoteConfig(msgspec.Struct, frozen=True):
     root: str
     prefixes: list[str]
     packages: dict[str, str]
+    links: dict[str, str]
+    park: dict[str, Any]
+    rlimits: dict[str, int]
     import_path: list[str]
     code_store: str
     uid_base: int
@@ -200,8 +209,9 @@ class Zygote:
         self.lost = True
         self._drop_orders()
 
-    def fork(self, name: str, uid: int, tmp_mib: int) -> socket.socket:
-        """Ask for a sandbox; returns our end of its control channel. Raises SandboxUnavailable.
+    def fork(self, name: str, uid: int, tmp_mib: int, api: tuple[str, int]) -> socket.socket:
+        """Ask for a sandbox whose APIs are served at `api`; returns our end of its control channel. Raises
+        SandboxUnavailable.
 
         In a burst the orders wait here for the zygote, in the order in which they came.
         """
@@ -209,7 +219,7 @@ class Zygote:
             raise SandboxUnavailable(f"the zygote of python{self.version} is gone")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        order = json.dumps({"op": "fork", "name": name, "uid": uid, "tmp_mib": tmp_mib}).encode()
+        order = json.dumps({"op": "fork", "name": name, "uid": uid, "tmp_mib": tmp_mib, "api": api}).encode()
         self._orders.append((order, theirs))
         if len(self._orders) == 1:
             self._send_orders()

@@ -84,6 +84,11 @@ class FrameLink:
                 return
             self._on_frame(frame)
 
+    def drain(self) -> None:
+        """Take what has come already: its sender may be gone, and what it said counts."""
+        if self._answers_fd >= 0:
+            self._readable()
+
     def _lose(self, error: FrameError | None) -> None:
         self.close()
         self._on_lost(error)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 from lambent.core.events import AnyEvent, EnvironmentDied, EnvironmentReady, InitFailed, ResetDone
 from lambent.model.function import LogFormat, VersionSpec
 from lambent.model.invocation import InitializationType
-from lambent.model.limits import MEMORY_PER_VCPU_MIB, MIB, OPEN_FILES_MAX, PROCESSES_MAX
+from lambent.model.limits import MEMORY_PER_VCPU_MIB, MIB, PROCESSES_MAX
+from lambent.sandbox.runtimes import IMAGE, Runtime, fill
+from lambent.worker.api.interface import Admits
+from lambent.worker.api.peer import admit_inode, admit_uid, deliver_inode, deliver_uid
 from lambent.worker.environment import Environment
+from lambent.worker.freezer import Freezer
 from lambent.worker.interface import (
     CodeFolders,
     EnvironmentInfo,
@@ -29,6 +35,14 @@ _log = logging.getLogger("lambent.worker")
 _STARTING_MAX = 8 * (os.cpu_count() or 1)
 _STARTING_TURN_S = 0.25
 _PATH = "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"
+#: The longest that extensions may take to shut down, and a little.
+_SHUTDOWN_MAX_S = 2.5
+_NOT_FOR_EXTENSIONS = frozenset(
+    [
+        *("AWS_EXECUTION_ENV", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME", "AWS_XRAY_CONTEXT_MISSING"),
+        *("AWS_XRAY_DAEMON_ADDRESS", "LAMBDA_RUNTIME_DIR", "LAMBDA_TASK_ROOT"),
+    ]
+)
 _LIBRARIES = "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib"
 
 
@@ -43,6 +57,7 @@ class LocalWorker:
         *,
         endpoint_url: str,
         hard_cpu: bool,
+        freeze: bool = True,
     ) -> None:
         self.sandboxes = sandboxes
         self.log_streams = log_streams
@@ -51,18 +66,35 @@ class LocalWorker:
         self.endpoint_url = endpoint_url
         self._code = code
         self._hard_cpu = hard_cpu
+        self.freezer = Freezer(self.loop, freeze)
+        self.rests = self.freezer.rests
+        self.works = self.freezer.works
         self._environments: dict[int, Environment] = {}
         #: Environments that are being started right now, and those that wait for their turn.
         self._starting: set[int] = set()
         self._waiting: collections.deque[Environment] = collections.deque(maxlen=SLOTS)
-        self._at_hand: set[str] = set()
+        #: Digests of code and layers, by version, that lie unpacked on this host.
+        self._at_hand: set[tuple[str, ...]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- commands ---------------------------------------------------------------------------------------
 
     async def prepare(self, spec: VersionSpec) -> None:
-        await asyncio.gather(self._code.ensure_unpacked(spec.code_sha256), self.sandboxes.pool(spec.runtime))
-        self._at_hand.add(spec.code_sha256)
+        await asyncio.gather(self._have_files(spec), self.sandboxes.pool(_runtime_of(spec)))
+
+    async def _have_files(self, spec: VersionSpec) -> None:
+        if spec.image is not None:
+            if not self.sandboxes.namespaces:
+                raise SandboxUnavailable("Container images need the namespace sandbox; see `lambent doctor`.")
+            await self._code.ensure_image(spec.image.digest)
+        else:
+            await self._code.ensure_unpacked(spec.code_sha256)
+        if spec.layers:
+            await self._code.ensure_layers(spec.layers)
+        self._at_hand.add(self._files_of(spec))
+
+    def _files_of(self, spec: VersionSpec) -> tuple[str, ...]:
+        return (spec.image.digest if spec.image is not None else spec.code_sha256, *spec.layers)
 
     def start(self, environment: int, spec: VersionSpec) -> None:
         made = Environment(self, environment, spec)
@@ -78,8 +110,8 @@ class LocalWorker:
         self.sandboxes.starting(+1)
         # A handler that waits in its Init must not hold up others for longer than a start usually takes.
         self.loop.call_later(_STARTING_TURN_S, self._started, made.id)
-        pool = self.sandboxes.ready_pool(made.spec.runtime)
-        if pool is not None and made.spec.code_sha256 in self._at_hand:
+        pool = self.sandboxes.ready_pool(_runtime_of(made.spec))
+        if pool is not None and self._files_of(made.spec) in self._at_hand:
             self._take(made, pool)
             return
         task = self.loop.create_task(self._start_after_preparing(made))
@@ -100,7 +132,7 @@ class LocalWorker:
     async def _start_after_preparing(self, environment: Environment) -> None:
         try:
             await self.prepare(environment.spec)
-            pool = await self.sandboxes.pool(environment.spec.runtime)
+            pool = await self.sandboxes.pool(_runtime_of(environment.spec))
         except Exception as error:
             _log.error("environment %d of %s can not start: %s", environment.id, environment.spec.arn, error)
             if environment.id in self._environments:
@@ -150,17 +182,48 @@ class LocalWorker:
 
     def runtime_version(self, sandbox: Sandbox) -> str:
         """As INIT_START names it, e.g. `python:3.11.v7`: language, minor version, and the interpreter's patch level."""
+        if sandbox.runtime.version:
+            return sandbox.runtime.version
         major, minor, patch = sandbox.zygote.version.split(".")
         return f"python:{major}.{minor}.v{patch}"
 
+    def warnings(self, sandbox: Sandbox) -> list[str]:
+        """What the function's log should say before all else."""
+        found = [f"{sandbox.runtime.warning}\n"] if sandbox.runtime.warning else []
+        if "boto3" in sandbox.zygote.missing:
+            found.append(
+                "LAMBENT_WARNING: this interpreter can not import boto3, whose current release needs Python 3.10; "
+                "bundle an older one with the function.\n"
+            )
+        return found
+
+    def speaks_frames(self, spec: VersionSpec, sandbox: Sandbox) -> bool:
+        """A fork of the zygote does; what is started as a program speaks HTTP."""
+        row = sandbox.runtime.row
+        return row.forks and not (spec.environment.keys() & row.fixed_at_start)
+
+    def own_connections(
+        self, sandbox: Sandbox, local: tuple[str, int]
+    ) -> tuple[Admits | None, Callable[[tuple[str, int]], bool] | None]:
+        """Who may use the environment's APIs, and where telemetry may be delivered: its own processes alone, as far as
+        the host can tell them apart."""
+        if not self.sandboxes.namespaces:
+            return None, None
+        if not self.sandboxes.rootless:
+            return admit_uid(sandbox.uid, local), deliver_uid(sandbox.uid)
+        processes = functools.partial(_family, sandbox.pid)
+        return admit_inode(local, processes), deliver_inode(processes)
+
     def assignment(self, spec: VersionSpec, sandbox: Sandbox) -> dict[str, Any]:
-        """What makes an empty sandbox one function version's; read by runtimes/python/environment.py.
+        """What makes an empty sandbox one function version's; read by runtimes/sandbox/environment.py.
 
         The interpreter is shared by all environments and charged to none; on AWS each has its own. So that a function
         has as much memory left here as there, the shared part is taken off the limit.
         """
         return {
             "code": spec.code_sha256,
+            "layers": self._code.layers_folder(spec.layers) if spec.layers else "",
+            "image": self._code.image_folder(spec.image.digest) if spec.image is not None else "",
             "tmp_mib": spec.tmp_mib,
             "memory_bytes": spec.memory_mib * MIB - sandbox.zygote.baseline_bytes,
             "vcpus": spec.memory_mib / MEMORY_PER_VCPU_MIB,
@@ -168,37 +231,68 @@ class LocalWorker:
             "processes_max": PROCESSES_MAX,
         }
 
-    def runtime_order(self, environment: Environment, sandbox: Sandbox) -> dict[str, Any]:
-        """What a runtime process is given; read by runtimes/python/bootstrap.py."""
+    def orders(self, environment: Environment, sandbox: Sandbox) -> dict[str, Any]:
+        """What is started in a sandbox and how: the runtime process, and extensions where there are any."""
         spec = environment.spec
-        isolated = self.sandboxes.namespaces
-        task_root = "/var/task" if isolated else str(self._code.unpacked_path(spec.code_sha256))
-        rlimits = {"RLIMIT_NOFILE": OPEN_FILES_MAX, "RLIMIT_CORE": 0}
-        if isolated:
-            # Counted per user id, or per user namespace: either way this environment is counted alone.
-            rlimits["RLIMIT_NPROC"] = PROCESSES_MAX
-        if not self.sandboxes.has_cgroups:
+        task_root, layers_root = self._roots(spec)
+        environ = self._environ(environment, sandbox.runtime, task_root, layers_root)
+        rlimits = self.sandboxes.rlimits()
+        if not self.sandboxes.has_cgroups and sandbox.runtime.row.forks:
             rlimits["RLIMIT_DATA"] = spec.memory_mib * MIB
-        return {
+        runtime: dict[str, Any] = {
+            "program": None,
+            "parked": False,
             "handler": spec.handler,
             "task_root": task_root,
-            "environ": self._environ(environment, task_root),
+            "layers_root": layers_root,
+            "cwd": task_root,
+            "environ": environ,
             "rlimits": rlimits,
             "measures_itself": sandbox.peak_fd < 0,
         }
+        if not self.speaks_frames(spec, sandbox):
+            self._add_program(runtime, spec, sandbox.runtime)
+        order: dict[str, Any] = {"runtime": runtime}
+        if spec.layers or spec.image is not None or not self.sandboxes.namespaces:
+            order["extensions"] = {"folder": f"{layers_root}/extensions", "environ": _for_extensions(environ)}
+        return order
 
-    def _environ(self, environment: Environment, task_root: str) -> dict[str, str]:
+    def _add_program(self, order: dict[str, Any], spec: VersionSpec, runtime: Runtime) -> None:
+        """What to execute: the runtime's own program or the image's, behind AWS_LAMBDA_EXEC_WRAPPER where it is set."""
+        row = runtime.row
+        if spec.image is not None:
+            programs = [[*spec.image.entry_point, *spec.image.command]]
+            order["cwd"] = spec.image.working_directory or "/"
+        else:
+            places = {
+                "program": runtime.program,
+                "runtime": self.sandboxes.client_folder(runtime),
+                "task": order["task_root"],
+                "layers": order["layers_root"],
+            }
+            programs = [fill(argv, places) for argv in row.start]
+            order["parked"] = bool(row.park) and not (spec.environment.keys() & row.fixed_at_start)
+        wrapper = spec.environment.get("AWS_LAMBDA_EXEC_WRAPPER")
+        order["program"] = [[wrapper, *argv] for argv in programs[:1]] if wrapper and row.managed else programs
+
+    def _roots(self, spec: VersionSpec) -> tuple[str, str]:
+        """Where code and layers are seen by the function: /var/task and /opt, but where there are no mounts."""
+        if self.sandboxes.namespaces:
+            return "/var/task", "/opt"
+        code = str(self._code.unpacked_path(spec.code_sha256))
+        if not spec.layers:
+            return code, "/opt"
+        return code, os.path.join(os.path.dirname(code), self._code.layers_folder(spec.layers))
+
+    def _environ(self, environment: Environment, runtime: Runtime, task_root: str, layers_root: str) -> dict[str, str]:
         """The platform's variables around the function's own (fact sheet 2.5; the reserved ones always win)."""
         spec = environment.spec
+        row = runtime.row
         environ = {
             "TZ": ":UTC",
             "LANG": "en_US.UTF-8",
-            "LC_CTYPE": "C.UTF-8",
-            "SHLVL": "0",
             "PATH": _PATH,
             "LD_LIBRARY_PATH": _LIBRARIES,
-            "PYTHONPATH": "/var/runtime",
-            "PWD": task_root,
             "AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1:2000",
             "_AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1",
             "_AWS_XRAY_DAEMON_PORT": "2000",
@@ -206,16 +300,22 @@ class LocalWorker:
             # SDKs in the function talk to this server, in the function's own account.
             "AWS_ENDPOINT_URL": self.endpoint_url,
         }
+        if row.managed and spec.image is None:
+            major = row.names.fullmatch(spec.runtime)
+            places = {"task": task_root, "layers": layers_root, "major": major[1] if major else ""}
+            environ.update({name: text.format_map(places) for name, text in row.environ.items()})
+            environ.update({"SHLVL": "0", "PWD": task_root})
         if not self.sandboxes.namespaces:
             environ["PATH"] = os.environ.get("PATH", _PATH)
             del environ["LD_LIBRARY_PATH"]
+        if spec.image is not None:
+            environ.update(spec.image.environment)
         environ.update(spec.environment)
         environ.update(
             {
-                "_HANDLER": spec.handler,
+                "_HANDLER": spec.handler if spec.image is None else next(iter(spec.image.command), ""),
                 "AWS_REGION": spec.key.region,
                 "AWS_DEFAULT_REGION": spec.key.region,
-                "AWS_EXECUTION_ENV": f"AWS_Lambda_{spec.runtime}",
                 "AWS_ACCESS_KEY_ID": spec.key.account,
                 "AWS_SECRET_ACCESS_KEY": "lambent",
                 "AWS_SESSION_TOKEN": "lambent",
@@ -225,10 +325,13 @@ class LocalWorker:
                 "AWS_LAMBDA_LOG_GROUP_NAME": spec.log_group,
                 "AWS_LAMBDA_LOG_STREAM_NAME": environment.stream_name,
                 "AWS_LAMBDA_INITIALIZATION_TYPE": InitializationType.ON_DEMAND,
+                "AWS_LAMBDA_RUNTIME_API": environment.api_address,
                 "LAMBDA_TASK_ROOT": task_root,
                 "LAMBDA_RUNTIME_DIR": "/var/runtime",
             }
         )
+        if row.managed and spec.image is None:
+            environ["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{spec.runtime}"
         if spec.log_format == LogFormat.JSON:
             environ["AWS_LAMBDA_LOG_FORMAT"] = "JSON"
             environ["AWS_LAMBDA_LOG_LEVEL"] = spec.application_log_level or "INFO"
@@ -243,4 +346,34 @@ class LocalWorker:
             task.cancel()
         for environment in list(self._environments.values()):
             environment.stop()
+        end = self.loop.time() + _SHUTDOWN_MAX_S
+        while self._environments and self.loop.time() < end:  # extensions are told, and have their time
+            await asyncio.sleep(0.01)
+        for environment in list(self._environments.values()):
+            environment.end_now()
+        self.freezer.close()
         self.sandboxes.close()
+
+
+def _runtime_of(spec: VersionSpec) -> str:
+    return IMAGE if spec.image is not None else spec.runtime
+
+
+def _for_extensions(environ: dict[str, str]) -> dict[str, str]:
+    """What extensions see of the environment (fact sheet 2.5)."""
+    return {
+        name: value for name, value in environ.items() if name not in _NOT_FOR_EXTENSIONS and not name.startswith("_")
+    }
+
+
+def _family(pid: int) -> list[int]:
+    """A process of this host and all its descendants."""
+    found, at = [pid], 0
+    while at < len(found):
+        try:
+            with open(f"/proc/{found[at]}/task/{found[at]}/children") as file:
+                found += map(int, file.read().split())
+        except OSError:
+            pass
+        at += 1
+    return found

@@ -58,18 +58,84 @@ def error_body(error_type: str, message: str) -> bytes:
     return json.dumps({"errorType": error_type, "errorMessage": message}, separators=(",", ":")).encode()
 
 
+def rfc3339(time_ms: int) -> str:
+    moment = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time_ms % 1000:03d}Z"
+
+
+def _ms(duration_ns: int) -> float:
+    return round(duration_ns / 1e6, 3)
+
+
+class PlatformRecords:
+    """The records of platform events, as the Telemetry API and JSON logs have them (fact sheet 3.4)."""
+
+    __slots__ = ("_arn", "_initialization_type", "_memory_mib", "_name", "_version")
+
+    def __init__(self, spec: VersionSpec, initialization_type: str = "on-demand") -> None:
+        self._name = spec.key.name
+        self._version = spec.version
+        self._memory_mib = spec.memory_mib
+        self._initialization_type = initialization_type
+        self._arn = runtime_version_arn(spec.runtime, spec.key.region)
+
+    def init_start(self, runtime_version: str, phase: str) -> dict[str, Any]:
+        return {
+            "initializationType": self._initialization_type,
+            "phase": phase,
+            "functionName": self._name,
+            "functionVersion": self._version,
+            "runtimeVersion": runtime_version,
+            "runtimeVersionArn": self._arn,
+            "instanceMaxMemory": self._memory_mib * 1_048_576,
+        }
+
+    def init_runtime_done(self, phase: str, status: str, error_type: str | None) -> dict[str, Any]:
+        record = {"initializationType": self._initialization_type, "phase": phase, "status": status}
+        return {**record, "errorType": error_type} if error_type else record
+
+    def init_report(self, init_ns: int, phase: str, status: str, error_type: str | None) -> dict[str, Any]:
+        return {
+            "initializationType": self._initialization_type,
+            "phase": phase,
+            "status": status,
+            "metrics": {"durationMs": _ms(init_ns)},
+            **({"errorType": error_type} if error_type else {}),
+        }
+
+    def start(self, request_id: str, tenant_id: str = "") -> dict[str, Any]:
+        record = {"requestId": request_id, "version": self._version}
+        return {**record, "tenantId": tenant_id} if tenant_id else record
+
+    def runtime_done(self, request_id: str, duration_ns: int, status: str, error_type: str | None) -> dict[str, Any]:
+        return {
+            "requestId": request_id,
+            "status": status,
+            "metrics": {"durationMs": _ms(duration_ns)},
+            **({"errorType": error_type} if error_type else {}),
+        }
+
+    def report(
+        self, request_id: str, duration_ns: int, used_mib: int, init_ns: int | None, status: str, error_type: str | None
+    ) -> dict[str, Any]:
+        metrics: dict[str, Any] = {
+            "durationMs": _ms(duration_ns),
+            "billedDurationMs": billed_ms(duration_ns, init_ns),
+            "memorySizeMB": self._memory_mib,
+            "maxMemoryUsedMB": used_mib,
+        }
+        if init_ns is not None:
+            metrics["initDurationMs"] = _ms(init_ns)
+        record: dict[str, Any] = {"requestId": request_id, "metrics": metrics, "status": status}
+        if error_type:
+            record["errorType"] = error_type
+        return record
+
+
 class PlatformLines:
     """The lines of one function version; knows its log format and level."""
 
-    __slots__ = (
-        "_initialization_type",
-        "_json",
-        "_level",
-        "_memory_mib",
-        "_spec",
-        "_start_head",
-        "_start_tail",
-    )
+    __slots__ = ("_initialization_type", "_json", "_level", "_memory_mib", "_spec", "_start_tail", "records")
 
     def __init__(self, spec: VersionSpec, initialization_type: str = "on-demand") -> None:
         self._spec = spec
@@ -77,58 +143,56 @@ class PlatformLines:
         self._level = _LEVELS.get(spec.system_log_level, 20)
         self._initialization_type = initialization_type
         self._memory_mib = spec.memory_mib
-        self._start_head = "START RequestId: "
         self._start_tail = f" Version: {spec.version}\n"
+        self.records = PlatformRecords(spec, initialization_type)
 
     def _event(self, level: str, kind: str, time_ms: int, record: dict[str, Any]) -> str | None:
         if _LEVELS[level] < self._level:
             return None
-        moment = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
-        stamp = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time_ms % 1000:03d}Z"
-        event = {"time": stamp, "type": f"platform.{kind}", "record": record}
+        event = {"time": rfc3339(time_ms), "type": f"platform.{kind}", "record": record}
         return json.dumps(event, separators=(",", ":")) + "\n"
+
+    def other(self, time_ms: int, kind: str, level: str, record: dict[str, Any]) -> str | None:
+        """Events that text logs show as EXTENSION or TELEMETRY lines: extension, telemetrySubscription, logsDropped."""
+        if self._json:
+            return self._event(level, kind, time_ms, record)
+        if kind == "extension":
+            tail = f"\tError Type: {record['errorType']}" if "errorType" in record else ""
+            events = ", ".join(record["events"])
+            return f"EXTENSION\tName: {record['name']}\tState: {record['state']}\tEvents: [{events}]{tail}\n"
+        if kind == "telemetrySubscription":
+            types = ", ".join(each.capitalize() for each in record["types"])
+            return f"TELEMETRY\tName: {record['name']}\tState: {record['state']}\tTypes: [{types}]\n"
+        return f"LOGS\tDropped: {record}\n"
 
     def init_start(self, time_ms: int, runtime_version: str, phase: str = "init") -> str | None:
         """`runtime_version` as in `python:3.11.v7`."""
-        arn = runtime_version_arn(self._spec.runtime, self._spec.key.region)
         if not self._json:
+            arn = runtime_version_arn(self._spec.runtime, self._spec.key.region)
             return f"INIT_START Runtime Version: {runtime_version}\tRuntime Version ARN: {arn}\n"
-        record = {
-            "initializationType": self._initialization_type,
-            "phase": phase,
-            "functionName": self._spec.key.name,
-            "functionVersion": self._spec.version,
-            "runtimeVersion": runtime_version,
-            "runtimeVersionArn": arn,
-            "instanceMaxMemory": self._memory_mib * 1_048_576,
-        }
-        return self._event("INFO", "initStart", time_ms, record)
+        return self._event("INFO", "initStart", time_ms, self.records.init_start(runtime_version, phase))
 
     def init_report(self, time_ms: int, init_ns: int, phase: str, status: str, error_type: str | None) -> str | None:
-        """Written only when an on-demand Init did not succeed. `status`: error or timeout."""
+        """Of an on-demand Init in text only when it did not succeed. `status`: success, error or timeout."""
         if not self._json:
+            if status == "success":
+                if self._initialization_type == "on-demand":
+                    return None
+                return f"INIT_REPORT Init Duration: {init_ns / 1e6:.2f} ms\tPhase: {phase}\tStatus: success\n"
             tail = f"\tError Type: {error_type}" if error_type else ""
             return f"INIT_REPORT Init Duration: {init_ns / 1e6:.2f} ms\tPhase: {phase}\tStatus: {status}{tail}\n"
-        record: dict[str, Any] = {
-            "initializationType": self._initialization_type,
-            "phase": phase,
-            "status": status,
-            "metrics": {"durationMs": round(init_ns / 1e6, 3)},
-        }
-        if error_type:
-            record["errorType"] = error_type
-        return self._event("WARN", "initReport", time_ms, record)
+        level = "WARN" if status != "success" else "DEBUG" if self._initialization_type == "on-demand" else "INFO"
+        return self._event(level, "initReport", time_ms, self.records.init_report(init_ns, phase, status, error_type))
 
-    def start(self, time_ms: int, request_id: str) -> str | None:
+    def start(self, time_ms: int, request_id: str, tenant_id: str = "") -> str | None:
         if not self._json:
-            return f"{self._start_head}{request_id}{self._start_tail}"
-        record = {"requestId": request_id, "version": self._spec.version}
-        return self._event("INFO", "start", time_ms, record)
+            return f"START RequestId: {request_id}{self._start_tail}"
+        return self._event("INFO", "start", time_ms, self.records.start(request_id, tenant_id))
 
     def end(self, time_ms: int, request_id: str, duration_ns: int, status: str) -> str | None:
         if not self._json:
             return f"END RequestId: {request_id}\n"
-        record = {"requestId": request_id, "status": status, "metrics": {"durationMs": round(duration_ns / 1e6, 3)}}
+        record = self.records.runtime_done(request_id, duration_ns, status, None)
         return self._event("DEBUG" if status == "success" else "WARN", "runtimeDone", time_ms, record)
 
     def report(
@@ -145,27 +209,17 @@ class PlatformLines:
 
         A plain handler exception (status "error" without an error type) has no suffix in text.
         """
-        billed = billed_ms(duration_ns, init_ns)
-        if not self._json:
-            init = f"Init Duration: {init_ns / 1e6:.2f} ms\t" if init_ns is not None else ""
-            line = (
-                f"REPORT RequestId: {request_id}\tDuration: {duration_ns / 1e6:.2f} ms\tBilled Duration: {billed} ms\t"
-                f"Memory Size: {self._memory_mib} MB\tMax Memory Used: {used_mib} MB\t{init}"
-            )
-            if status == "timeout":
-                return f"{line}Status: timeout\n"
-            if error_type:
-                return f"{line}Status: error\tError Type: {error_type}\n"
-            return f"{line}\n"
-        metrics: dict[str, Any] = {
-            "durationMs": round(duration_ns / 1e6, 3),
-            "billedDurationMs": billed,
-            "memorySizeMB": self._memory_mib,
-            "maxMemoryUsedMB": used_mib,
-        }
-        if init_ns is not None:
-            metrics["initDurationMs"] = round(init_ns / 1e6, 3)
-        record: dict[str, Any] = {"requestId": request_id, "metrics": metrics, "status": status}
+        if self._json:
+            record = self.records.report(request_id, duration_ns, used_mib, init_ns, status, error_type)
+            return self._event("INFO" if status == "success" else "WARN", "report", time_ms, record)
+        init = f"Init Duration: {init_ns / 1e6:.2f} ms\t" if init_ns is not None else ""
+        line = (
+            f"REPORT RequestId: {request_id}\tDuration: {duration_ns / 1e6:.2f} ms\tBilled Duration: "
+            f"{billed_ms(duration_ns, init_ns)} ms\t"
+            f"Memory Size: {self._memory_mib} MB\tMax Memory Used: {used_mib} MB\t{init}"
+        )
+        if status == "timeout":
+            return f"{line}Status: timeout\n"
         if error_type:
-            record["errorType"] = error_type
-        return self._event("INFO" if status == "success" else "WARN", "report", time_ms, record)
+            return f"{line}Status: error\tError Type: {error_type}\n"
+        return f"{line}\n"

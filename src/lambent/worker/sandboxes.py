@@ -7,6 +7,7 @@ docs/performance.md). They are made again in the background, one at a time, whil
 
 from __future__ import annotations
 
+import array
 import asyncio
 import collections
 import itertools
@@ -14,13 +15,16 @@ import json
 import logging
 import os
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lambent.model.limits import TMP_DEFAULT_MIB
-from lambent.sandbox.interpreters import Interpreter, choose
+from lambent.model.limits import OPEN_FILES_MAX, PROCESSES_MAX, TMP_DEFAULT_MIB
+from lambent.sandbox.interpreters import Interpreter
+from lambent.sandbox.runtimes import Runtime, RuntimeMissing, fill, find, pool_key
 from lambent.worker.launcher import (
     MESSAGE_MAX_BYTES,
     Launcher,
@@ -39,14 +43,30 @@ SLOTS = 4_096
 #: After a start has probably ended: the two would wait for the same locks of the kernel.
 _REFILL_DELAY_S = 0.008
 _CPUS = os.cpu_count() or 1
+_API_PORT = 9001
+_FDS_MAX = 16
+_CREDENTIALS = struct.Struct("3i")
+#: Names of descriptors in messages of a sandbox -> attributes of Sandbox.
+_KEPT = {
+    "log": "log_fd",
+    "api": "api_fd",
+    "memory.peak": "peak_fd",
+    "memory.events": "events_fd",
+    "freezer.state": "freezer_fd",
+    "extension_log": "extension_log_fd",
+}
 
 
 class Sandbox:
-    """One sandbox: its control channel and the descriptors that came with it."""
+    """One sandbox: its control channel and the descriptors that came with it (-1 for those that did not)."""
 
     __slots__ = (
+        "api_fd",
         "channel",
         "events_fd",
+        "extension_log_fd",
+        "freezer_fd",
+        "freezes_by_v1",
         "link",
         "log_fd",
         "name",
@@ -54,16 +74,24 @@ class Sandbox:
         "on_message",
         "on_parked",
         "peak_fd",
+        "pid",
+        "runtime",
         "slot",
+        "uid",
         "zygote",
     )
 
-    def __init__(self, name: str, slot: int, zygote: Zygote, channel: socket.socket) -> None:
+    def __init__(self, name: str, slot: int, zygote: Zygote, runtime: Runtime, channel: socket.socket) -> None:
         self.name = name
         self.slot = slot
+        self.uid = UID_BASE + slot
         self.zygote = zygote
+        self.runtime = runtime
         self.channel = channel
-        self.log_fd = self.peak_fd = self.events_fd = -1
+        self.freezes_by_v1 = True
+        #: Of its first process, as this process sees it; known where environments share a user id.
+        self.pid = 0
+        self.log_fd = self.api_fd = self.peak_fd = self.events_fd = self.freezer_fd = self.extension_log_fd = -1
         #: Our ends of the link to a runtime process that nobody has taken yet.
         self.link: tuple[int, int] | None = None
         self.on_parked: Callable[[Sandbox], None] | None = None
@@ -87,8 +115,9 @@ class Sandbox:
 class RuntimePool:
     """The zygote of one runtime and its parked sandboxes."""
 
-    def __init__(self, zygote: Zygote, runtime: str) -> None:
+    def __init__(self, zygote: Zygote, name: str, runtime: Runtime) -> None:
         self.zygote = zygote
+        self.name = name
         self.runtime = runtime
         self.parked: collections.deque[Sandbox] = collections.deque(maxlen=SLOTS)
         self.making = 0
@@ -139,64 +168,94 @@ class Sandboxes:
 
     async def pool(self, runtime: str) -> RuntimePool:
         """The pool of a runtime, starting its zygote when it is the first. Raises SandboxUnavailable."""
-        task = self._pools.get(runtime)
+        key = pool_key(runtime)
+        task = self._pools.get(key)
         if task is not None and task.done() and (task.exception() or task.result().zygote.lost):
             task = None
         if task is None:
             task = asyncio.create_task(self._start_pool(runtime), name=f"zygote {runtime}")
-            self._pools[runtime] = task
+            self._pools[key] = task
         return await asyncio.shield(task)
 
     def ready_pool(self, runtime: str) -> RuntimePool | None:
         """The pool when it stands already, without waiting."""
-        task = self._pools.get(runtime)
+        task = self._pools.get(pool_key(runtime))
         if task is None or not task.done() or task.cancelled() or task.exception():
             return None
         pool = task.result()
         return None if pool.zygote.lost else pool
 
-    async def _start_pool(self, runtime: str) -> RuntimePool:
-        choice = choose(runtime, self._interpreters, self._strict)
-        if choice is None:
-            raise SandboxUnavailable(
-                f"The runtime {runtime} is not installed on this host and --strict-runtimes is on. "
-                f"Installed: {', '.join(i.runtime for i in sorted(self._interpreters.values()))}."
-            )
-        zygote = Zygote(self._launcher, choice, self._zygote_config(runtime, choice.interpreter))
+    async def _start_pool(self, name: str) -> RuntimePool:
+        try:
+            runtime = await asyncio.to_thread(find, name, self._interpreters, sys.version_info[1], self._strict)
+        except RuntimeMissing as error:
+            raise SandboxUnavailable(str(error)) from error
+        zygote = Zygote(self._launcher, runtime.zygote, self._zygote_config(name, runtime))
         await zygote.wait_ready()
-        pool = RuntimePool(zygote, runtime)
+        pool = RuntimePool(zygote, name, runtime)
         self._schedule_refill(0.0)
         return pool
 
-    def _zygote_config(self, runtime: str, interpreter: Interpreter) -> ZygoteConfig:
-        packages = runtime_packages()
+    def _zygote_config(self, name: str, runtime: Runtime) -> ZygoteConfig:
+        row = runtime.row
+        packages = runtime_packages(row.folder)
         if self.namespaces:
-            root = self._run_dir / f"root-{runtime}"
+            root = self._run_dir / f"root-{pool_key(name)}"
             root.mkdir(parents=True, exist_ok=True)
-            import_path = ["/var/runtime/_lambent", "/var/runtime"]
+            import_path = ["/var/runtime/_lambent", f"/var/runtime/_{row.folder}", "/var/runtime"]
         else:
             root = self._run_dir
-            farm = self._run_dir / "var-runtime"
-            farm.mkdir(parents=True, exist_ok=True)
-            for name, target in packages.items():
-                link = farm / name
-                if not link.is_symlink():
-                    link.symlink_to(target)
-            import_path = [str(farm / "_lambent"), str(farm)]
+            farm = self._farm(packages)
+            import_path = [str(farm / "_lambent"), str(farm / f"_{row.folder}"), str(farm)]
+        prefixes = [interpreter_prefix(runtime.zygote.interpreter.path)]
+        links = {}
+        if runtime.program:
+            prefixes.append(interpreter_prefix(Path(runtime.program)))
+            links = dict.fromkeys(_link_names(row.program, runtime.zygote.interpreter), runtime.program)
+        park: dict[str, Any] = {"kind": "fork" if row.forks else "none"}
+        if row.park:
+            argv = fill(row.park, {"program": runtime.program, "runtime": self.client_folder(runtime)})
+            park = {"kind": "exec", "argv": argv, "environ": {"PATH": "/usr/bin:/bin", "LANG": "en_US.UTF-8"}}
         return ZygoteConfig(
             namespaces=self.namespaces,
             rootless=self.rootless,
             cgroup_version=self._state.cgroup_version,
             cgroups=self._state.cgroups,
             root=str(root),
-            prefixes=[interpreter_prefix(interpreter.path)],
+            prefixes=list(dict.fromkeys(prefixes)),
             packages=packages,
+            links=links,
+            park=park,
+            rlimits=self.rlimits(),
             import_path=import_path,
             code_store=str(self._code_dir),
             uid_base=UID_BASE,
             slots=1 if self.rootless else SLOTS,
             seccomp=self._seccomp.hex(),
         )
+
+    def _farm(self, packages: dict[str, str]) -> Path:
+        """Stands in for /var/runtime where there are no mounts."""
+        farm = self._run_dir / "var-runtime"
+        farm.mkdir(parents=True, exist_ok=True)
+        for name, target in packages.items():
+            link = farm / name
+            if not link.is_symlink():
+                link.symlink_to(target)
+        return farm
+
+    def client_folder(self, runtime: Runtime) -> str:
+        """Where the runtime's client stands, as its processes see it."""
+        name = f"_{runtime.row.folder}"
+        return f"/var/runtime/{name}" if self.namespaces else str(self._run_dir / "var-runtime" / name)
+
+    def rlimits(self) -> dict[str, int]:
+        """Limits of every process of an environment."""
+        limits = {"RLIMIT_NOFILE": OPEN_FILES_MAX, "RLIMIT_CORE": 0}
+        if self.namespaces:
+            # Counted per user id, or per user namespace: either way an environment is counted alone.
+            limits["RLIMIT_NPROC"] = PROCESSES_MAX
+        return limits
 
     # --- sandboxes --------------------------------------------------------------------------------------
 
@@ -222,11 +281,14 @@ class Sandboxes:
         slot = self._free_slots.popleft()
         name = f"e{next(self._serial)}"
         try:
-            channel = pool.zygote.fork(name, UID_BASE + slot, TMP_DEFAULT_MIB)
+            channel = pool.zygote.fork(name, UID_BASE + slot, TMP_DEFAULT_MIB, _api_address(slot))
         except SandboxUnavailable:
             self._free_slots.append(slot)
             raise
-        sandbox = Sandbox(name, slot, pool.zygote, channel)
+        if self.rootless:
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        sandbox = Sandbox(name, slot, pool.zygote, pool.runtime, channel)
+        sandbox.freezes_by_v1 = self._state.cgroup_version == 1
         pool.making += 1
         loop = asyncio.get_running_loop()
         loop.add_reader(channel.fileno(), self._on_readable, loop, pool, sandbox)
@@ -234,16 +296,21 @@ class Sandboxes:
 
     def _on_readable(self, loop: asyncio.AbstractEventLoop, pool: RuntimePool, sandbox: Sandbox) -> None:
         try:
-            raw, descriptors, _, _ = socket.recv_fds(sandbox.channel, MESSAGE_MAX_BYTES, 8)
+            raw, descriptors, pid = _receive(sandbox.channel)
         except BlockingIOError:
             return
         except OSError:
-            raw, descriptors = b"", []
+            raw, descriptors, pid = b"", [], 0
         message = json.loads(raw) if raw else None
-        if len(descriptors) >= 2:
-            sandbox.link = (descriptors[0], descriptors[1])
+        if message is not None:
+            found = dict(zip(message.get("fds", ()), descriptors, strict=True))
+            if "link_in" in found:
+                sandbox.link = (found.pop("link_in"), found.pop("link_out"))
+            for name, descriptor in found.items():
+                setattr(sandbox, _KEPT[name], descriptor)
         if message is not None and message["op"] == "parked":
-            self._parked(pool, sandbox, descriptors)
+            sandbox.pid = pid
+            self._parked(pool, sandbox)
         elif sandbox.on_message is not None:
             if message is not None and message["op"] == "failed":
                 _log.error("sandbox %s: %s", sandbox.name, message["error"])
@@ -253,11 +320,9 @@ class Sandboxes:
         elif message["op"] == "failed":
             pool.failure = message["error"]
 
-    def _parked(self, pool: RuntimePool, sandbox: Sandbox, descriptors: list[int]) -> None:
+    def _parked(self, pool: RuntimePool, sandbox: Sandbox) -> None:
         pool.making -= 1
         pool.failures = 0
-        for name, descriptor in zip(("log_fd", "peak_fd", "events_fd"), descriptors[2:], strict=False):
-            setattr(sandbox, name, descriptor)
         os.set_blocking(sandbox.log_fd, False)
         if sandbox.on_parked is not None:
             sandbox.on_parked(sandbox)
@@ -274,7 +339,7 @@ class Sandboxes:
             pool.making -= 1
             pool.failures += 1
             if pool.failures == 1:
-                _log.error("a sandbox of %s could not be made: %s", pool.runtime, pool.failure or "it ended")
+                _log.error("a sandbox of %s could not be made: %s", pool.name, pool.failure or "it ended")
             pool.retry_at = time.monotonic() + min(30.0, 0.25 * 2**pool.failures)
         self.release(sandbox)
         if sandbox.on_lost is not None:
@@ -284,7 +349,7 @@ class Sandboxes:
         """End a sandbox (it may be gone already) and free what it held. Call once."""
         asyncio.get_running_loop().remove_reader(sandbox.channel.fileno())
         sandbox.channel.close()
-        for descriptor in (sandbox.log_fd, sandbox.peak_fd, sandbox.events_fd, *(sandbox.take_link() or ())):
+        for descriptor in (*(getattr(sandbox, name) for name in _KEPT.values()), *(sandbox.take_link() or ())):
             if descriptor >= 0:
                 os.close(descriptor)
         self._free_slots.append(sandbox.slot)
@@ -310,7 +375,8 @@ class Sandboxes:
             if not task.done() or task.cancelled() or task.exception():
                 continue
             pool = task.result()
-            if pool.zygote.lost or len(pool.parked) + pool.making >= self._parked_target:
+            wanted = min(self._parked_target, pool.runtime.row.parked_max)
+            if pool.zygote.lost or len(pool.parked) + pool.making >= wanted:
                 continue
             if pool.failures:
                 if time.monotonic() < pool.retry_at:
@@ -338,3 +404,30 @@ class Sandboxes:
                 pool.zygote.close()
             else:
                 task.cancel()
+
+
+def _api_address(slot: int) -> tuple[str, int]:
+    """A loopback address for each environment; servers side by side differ in its second part."""
+    if sys.platform != "linux":
+        return "127.0.0.1", 0
+    return f"127.{1 + os.getpid() % 254}.{slot >> 8}.{slot & 255}", _API_PORT
+
+
+def _link_names(program: str, interpreter: Interpreter) -> tuple[str, ...]:
+    """Names in /var/lang/bin."""
+    return (program,) if program else ("python", "python3", interpreter.runtime)
+
+
+def _receive(channel: socket.socket) -> tuple[bytes, list[int], int]:
+    """A message, its descriptors, and the sender's process id where the socket passes credentials."""
+    room = socket.CMSG_SPACE(_FDS_MAX * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+    raw, ancillary, _, _ = channel.recvmsg(MESSAGE_MAX_BYTES, room)
+    descriptors, pid = array.array("i"), 0
+    for level, kind, data in ancillary:
+        if level != socket.SOL_SOCKET:
+            continue
+        if kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        elif kind == socket.SCM_CREDENTIALS:
+            pid = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
+    return raw, list(descriptors), pid

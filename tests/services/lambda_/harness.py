@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from lambent.model.function import VersionSpec
+from lambent.model.function_url import UrlSpec
 from lambent.model.names import FunctionKey
 from lambent.services.lambda_.code_source import LINK_PREFIX
 from lambent.services.lambda_.control import LambdaSettings
@@ -79,6 +80,7 @@ class RecordingDeployments:
         self.pending: dict[str, str | None] = {}
         self.aliases: dict[tuple[str, str], tuple[str, dict[str, float]]] = {}
         self.reserved: dict[str, int | None] = {}
+        self.urls: dict[str, tuple[UrlSpec, Callable[[str], bool]]] = {}
         self.failure: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -112,6 +114,14 @@ class RecordingDeployments:
     def remove_alias(self, key: FunctionKey, alias: str) -> None:
         self.calls.append(("remove_alias", key.name, alias))
         del self.aliases[key.name, alias]
+
+    def set_url(self, spec: UrlSpec, permits: Callable[[str], bool]) -> None:
+        self.calls.append(("set_url", spec.key.name, spec.qualifier))
+        self.urls[spec.id] = (spec, permits)
+
+    def remove_url(self, url_id: str) -> None:
+        self.calls.append(("remove_url", url_id))
+        del self.urls[url_id]
 
     def set_reserved(self, key: FunctionKey, reserved: int | None) -> None:
         self.calls.append(("set_reserved", key.name, reserved))

@@ -147,7 +147,6 @@ def test_questions_with_one_answer(client: Any, create: Callable[..., Any]) -> N
 @pytest.mark.parametrize(
     ("call", "params"),
     [
-        ("add_permission", {"StatementId": "s", "Action": "a", "Principal": "p"}),
         ("put_function_recursion_config", {"RecursiveLoop": "Allow"}),
     ],
 )

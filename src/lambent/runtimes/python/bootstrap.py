@@ -21,10 +21,11 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 
 import awslambdaric.bootstrap
+import process
+import snapshot
 from awslambdaric.lambda_runtime_client import BaseLambdaRuntimeClient, InvocationRequest
 from awslambdaric.lambda_runtime_marshaller import LambdaMarshaller, to_json
 
@@ -33,14 +34,40 @@ _LENGTH_BYTES = 4
 _INVOKE, _READY, _RESULT, _ERROR, _INIT_ERROR, _TOO_LARGE = 1, 2, 3, 4, 5, 6
 _RESPONSE_MAX_BYTES = 6_291_556
 _READ_BYTES = 262_144
-_ORDER_MAX_BYTES = 262_144
 _OUT_OF_MEMORY_EXIT = 137
+#: Folders of sys.path that are the platform's own (see worker/launcher.py), out of sight for functions.
+_PLATFORM_FOLDERS = ("/_lambent", "/_python")
+#: Imported ahead so that environments share them; a missing one costs only its speed.
+_PRELOAD = (
+    "boto3",
+    "botocore.session",
+    "botocore.httpsession",
+    "s3transfer",
+    "urllib3",
+    "asyncio",
+    "concurrent.futures",
+)
 #: Modules imported by the zygote, by their top-level name, so that a package's own copy can win over ours.
 _preloaded = {}
 
 
-def remember_preloaded():
-    """Note which imported modules came from /var/runtime (called once, in the zygote)."""
+def preload():
+    """Once, in the zygote: import what functions commonly use. Returns the names that can not be imported."""
+    missing = [name for name in _PRELOAD if not _try_import(name)]
+    _remember_preloaded()
+    return missing
+
+
+def _try_import(name):
+    try:
+        __import__(name)
+    except Exception:
+        return False
+    return True
+
+
+def _remember_preloaded():
+    """Note which imported modules came from /var/runtime."""
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None) or ""
         if "/site-packages/" in path or "/var/runtime/" in path or "var-runtime" in path:
@@ -50,7 +77,7 @@ def remember_preloaded():
 class FrameClient(BaseLambdaRuntimeClient):
     """awslambdaric's runtime client on the frame link. `next` after a response needs no message of its own."""
 
-    def __init__(self, requests_fd, answers_fd, measures_itself):
+    def __init__(self, requests_fd, answers_fd, measures_itself, template=None):
         super().__init__("")
         #: Without a control group: the peak resident size goes with each answer, and MemoryError ends the process.
         self._measures_itself = measures_itself
@@ -58,11 +85,23 @@ class FrameClient(BaseLambdaRuntimeClient):
         self._requests_fd = requests_fd
         self._answers_fd = answers_fd
         self._ready_sent = False
+        #: Where this process is one from which environments are restored.
+        self._template = template
+        self._restore_began_ns = 0
+
+    def restore_next(self):
+        """In a template: say that it is one, and be forked; returns in each restored environment."""
+        self._send(_READY, self._template.obstacle(), b"")
+        self._restore_began_ns = self._template.serve()
+
+    def report_restore_error(self, restore_error_data):
+        self._send(_INIT_ERROR, "Runtime.AfterRestoreError", to_json(restore_error_data).encode("utf-8"))
 
     def wait_next_invocation(self):
         if not self._ready_sent:
             self._ready_sent = True
-            self._send(_READY, "", b"")
+            took_ns = time.monotonic_ns() - self._restore_began_ns if self._restore_began_ns else ""
+            self._send(_READY, str(took_ns), b"")
         header, payload = self._receive()
         fields = header.split("\0")
         return InvocationRequest(
@@ -130,27 +169,33 @@ class FrameClient(BaseLambdaRuntimeClient):
         return piece
 
 
-def run(config, order, channel_fd, link, log_fd):
-    """Become a runtime, wait on the channel for the function, and serve it; returns the process's exit code.
+def run(config, order, channel_fd, link, log_fd, template=None):
+    """Become a runtime, wait on the channel for the function, and serve it; returns the process's exit code. `template`:
+    channels of a process from which environments are to be restored.
 
     Everything that does not depend on the function comes first: it is off the path of a parked sandbox's cold start.
     """
-    channel_fd, requests_fd, answers_fd, telemetry_fd = _arrange_descriptors((channel_fd, *link), log_fd)
-    if not config["namespaces"]:
-        os.setpgid(0, 0)
+    more = list(template.values()) if template else []
+    channel_fd, requests_fd, answers_fd, *more, telemetry_fd = _arrange_descriptors((channel_fd, *link, *more), log_fd)
+    if template:
+        channels = dict(zip(template, more))
+        with socket.socket(fileno=channels["sync"]) as sync:
+            process.become_template(config, order, sync)
+        standard = {"requests": requests_fd, "answers": answers_fd, "log": telemetry_fd}
+        template = snapshot.Template(config, channels, standard)
     else:
-        _drop_privileges(config, order)
-    _yield_to_the_server()
+        process.give_up_privileges(config, order)
+    process.yield_to_the_server()
     _rehearse()
-    with socket.socket(fileno=channel_fd) as channel:
-        message = channel.recv(_ORDER_MAX_BYTES)
+    with os.fdopen(channel_fd, "rb") as channel:
+        message = channel.read()
     if not message:
         return 0
     runtime = json.loads(message)
-    _limit_resources(runtime["rlimits"])
+    process.limit_resources(runtime["rlimits"])
     _become_function(runtime)
     os.environ["_LAMBDA_TELEMETRY_LOG_FD"] = str(telemetry_fd)
-    client = FrameClient(requests_fd, answers_fd, runtime["measures_itself"])
+    client = FrameClient(requests_fd, answers_fd, runtime["measures_itself"], template)
     if "AWS_LAMBDA_LOG_FORMAT" in os.environ or "AWS_LAMBDA_LOG_LEVEL" in os.environ:
         importlib.reload(awslambdaric.bootstrap)  # it chose its log format when the zygote imported it
     gc.enable()
@@ -164,13 +209,6 @@ def run(config, order, channel_fd, link, log_fd):
         return 1
     finally:
         atexit._run_exitfuncs()
-
-
-def _yield_to_the_server():
-    """A request that wakes this process must not push the server off its core in the middle of its turn: in batch
-    policy it runs as soon as a core is free, with the same share (docs/performance.md has the figures)."""
-    if hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _rehearse():
@@ -216,54 +254,6 @@ def _arrange_descriptors(wanted, log_fd):
     return keep
 
 
-def _limit_resources(limits):
-    for name, value in limits.items():
-        kind = getattr(resource, name, None)
-        if kind is None:
-            continue
-        _, hard = resource.getrlimit(kind)
-        if name == "RLIMIT_DATA":  # stacks of threads count in full, touched or not
-            threading.stack_size(1_048_576)
-        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (ceiling, ceiling))
-
-
-def _drop_privileges(config, order):
-    import linux
-
-    if config["rootless"]:
-        _own_user_namespace(config["uid_base"])
-    linux.drop_bounding_set()
-    if not config["rootless"]:
-        os.setgroups([])
-        os.setresgid(order["uid"], order["uid"], order["uid"])
-        os.setresuid(order["uid"], order["uid"], order["uid"])
-    linux.set_capabilities(())
-    linux.set_dumpable(True)
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")  # before the sandbox's first process, which must live to tell
-    except OSError:
-        pass
-    linux.set_no_new_privileges()
-    if config["seccomp"]:
-        linux.load_seccomp(bytes.fromhex(config["seccomp"]))
-
-
-def _own_user_namespace(uid):
-    """Without root all environments have one user id, and the kernel counts its processes together; in a user namespace
-    of its own each environment is counted alone, and so can be limited alone."""
-    import linux
-
-    try:
-        linux.unshare(linux.CLONE_NEWUSER)
-        for name, text in (("setgroups", "deny"), ("uid_map", "{0} {0} 1"), ("gid_map", "{0} {0} 1")):
-            with open("/proc/self/" + name, "w") as file:
-                file.write(text.format(uid))
-    except OSError as error:
-        os.write(2, "lambent: processes are not limited: {}\n".format(error).encode())
-
-
 def _become_function(runtime):
     for number in (signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
@@ -275,22 +265,28 @@ def _become_function(runtime):
     task_root = runtime["task_root"]
     os.chdir(task_root)
     version = "python{}.{}".format(*sys.version_info[:2])
-    here = os.path.dirname(os.path.abspath(__file__))
+    layers = runtime["layers_root"]
     sys.path[:] = [
         task_root,
-        "/opt/python/lib/{}/site-packages".format(version),
-        "/opt/python",
-    ] + [entry for entry in sys.path if entry != here]
+        "{}/python/lib/{}/site-packages".format(layers, version),
+        layers + "/python",
+    ] + [entry for entry in sys.path if not entry.endswith(_PLATFORM_FOLDERS)]
     sys.argv[:] = ["/var/runtime/bootstrap.py"]
     # By name: walking sys.modules would touch, and so copy, a page for every few of its hundreds of names.
-    for name in ("environment", "rootfs", "cgroups", "linux"):
+    for name in ("environment", "keeper", "process", "rootfs", "cgroups", "linux", "snapshot", "descriptors"):
         sys.modules.pop(name, None)
     _prefer_own_copies(task_root)
+    if os.path.isdir(layers + "/python"):
+        for folder in sys.path[1:3]:
+            _prefer_own_copies(folder)
 
 
-def _prefer_own_copies(task_root):
-    """A package that brings its own boto3 (or urllib3, ...) gets it, although ours is imported already."""
-    brought = {entry.partition(".")[0] for entry in os.listdir(task_root)}
+def _prefer_own_copies(folder):
+    """A package or layer that brings its own boto3 (or urllib3, ...) gets it, although ours is imported already."""
+    try:
+        brought = {entry.partition(".")[0] for entry in os.listdir(folder)}
+    except OSError:
+        return
     for top in brought & _preloaded.keys():
         if top != "awslambdaric":
             for name in _preloaded[top]:

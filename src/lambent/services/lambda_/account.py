@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from lambent.model import limits
-from lambent.model.errors import ResourceNotFound
 from lambent.services.base import CallContext, Handler
 from lambent.services.lambda_.control import Control, resolve
 from lambent.services.lambda_.messages import function_not_found
@@ -27,7 +26,6 @@ class Account:
             "GetAccountSettings": self.settings,
             "GetFunctionCodeSigningConfig": self.code_signing,
             "GetFunctionRecursionConfig": self.recursion,
-            "GetPolicy": self.policy,
             "GetRuntimeManagementConfig": self.runtime_management,
         }
 
@@ -65,11 +63,6 @@ class Account:
         if await self._control.rows(lambda rows: rows.function(key)) is None:
             raise function_not_found(key.arn())
         return {"RecursiveLoop": "Terminate"}
-
-    async def policy(self, context: CallContext, params: dict[str, Any]) -> dict[str, Any]:
-        # Nothing can add a statement, so no function has a policy; AWS says the same of a missing function.
-        self._control.named(context, params, "GetPolicy")
-        raise ResourceNotFound("The resource you requested does not exist.")
 
     async def runtime_management(self, context: CallContext, params: dict[str, Any]) -> dict[str, Any]:
         ref = self._control.named(context, params, "GetRuntimeManagementConfig")

@@ -24,7 +24,6 @@ from lambent.model import limits
 from lambent.model.errors import ApiError, InvalidParameterValue
 from lambent.services.base import CallContext
 from lambent.services.lambda_.control import LambdaSettings
-from lambent.services.lambda_.messages import unsupported
 from lambent.store.code import CodeRef, CodeStore
 from lambent.wire.http import Request, Response
 
@@ -60,8 +59,6 @@ class CodeSource:
         """
         data, most = code.get("ZipFile"), limits.ZIP_MAX_BYTES
         in_s3 = [name for name in ("S3Bucket", "S3Key", "S3ObjectVersion") if name in code]
-        if code.get("ImageUri"):
-            raise unsupported("container images (ImageUri)")
         if data is not None and in_s3:
             raise InvalidParameterValue("Please do not provide other FunctionCode parameters when providing a ZipFile.")
         if data is None:

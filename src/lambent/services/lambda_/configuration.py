@@ -13,21 +13,31 @@ import msgspec
 
 from lambent.model import limits
 from lambent.model.errors import InvalidParameterValue
-from lambent.model.function import LogFormat, VersionSpec
+from lambent.model.function import ImageSpec, LogFormat, VersionSpec
 from lambent.model.names import LATEST, FunctionKey
 from lambent.services.lambda_.messages import CREATING_CODE, CREATING_REASON
-from lambent.store.records import Phase, VersionRecord
+from lambent.store.records import ImageRecord, Phase, VersionRecord
 
 _LEVEL_DEFAULT = "INFO"
 #: What does not make a version another version.
 _NOT_CONTENT = ("revision_id", "last_modified", "phase", "reason", "reason_code", "serving", "published_from")
+
+#: Left out of fingerprints while they are empty, so that those made before there were such fields still fit.
+_ADDED_LATER = ("layers", "image", "image_config")
 
 
 # --- requests into records ---------------------------------------------------------------------------------
 
 
 def new_record(
-    key: FunctionKey, params: dict[str, Any], *, code_sha256: str, code_size: int, revision_id: str, now: str
+    key: FunctionKey,
+    params: dict[str, Any],
+    *,
+    code_sha256: str,
+    code_size: int,
+    image: ImageRecord | None = None,
+    revision_id: str,
+    now: str,
 ) -> VersionRecord:
     """$LATEST of a function that CreateFunction describes. The members have been checked."""
     record = VersionRecord(
@@ -36,8 +46,9 @@ def new_record(
         last_modified=now,
         code_sha256=code_sha256,
         code_size=code_size,
-        runtime=params["Runtime"],
-        handler=params["Handler"],
+        image=image,
+        runtime=params.get("Runtime", ""),
+        handler=params.get("Handler", ""),
         role=params["Role"],
         timeout_s=limits.TIMEOUT_DEFAULT_S,
         memory_mib=limits.MEMORY_DEFAULT_MIB,
@@ -71,6 +82,9 @@ def changed(record: VersionRecord, params: dict[str, Any]) -> VersionRecord:
         record.tracing_mode = params["TracingConfig"]["Mode"]
     if "VpcConfig" in params:
         record.vpc = _vpc(params["VpcConfig"])
+    if "ImageConfig" in params:
+        # It replaces what was there as a whole; an empty member overrides nothing.
+        record.image_config = {name: value for name, value in params["ImageConfig"].items() if value}
     if "LoggingConfig" in params:
         _change_logging(record, params["LoggingConfig"])
     return record
@@ -111,7 +125,7 @@ def spec_of(record: VersionRecord) -> VersionSpec:
         runtime=record.runtime,
         handler=record.handler,
         role=record.role,
-        code_sha256=record.code_sha256,
+        code_sha256="" if record.image is not None else record.code_sha256,
         memory_mib=record.memory_mib,
         timeout_s=record.timeout_s,
         tmp_mib=record.tmp_mib,
@@ -121,17 +135,41 @@ def spec_of(record: VersionRecord) -> VersionSpec:
         system_log_level=record.system_log_level or _LEVEL_DEFAULT,
         log_group=record.log_group,
         revision_id=record.revision_id,
+        layers=tuple(layer.code_sha256 for layer in record.layers),
+        image=_image_spec(record),
+    )
+
+
+def _image_spec(record: VersionRecord) -> ImageSpec | None:
+    """The image with ImageConfig merged in; each of its members overrides one instruction of the Dockerfile."""
+    image, overriding = record.image, record.image_config
+    if image is None:
+        return None
+    return ImageSpec(
+        digest=record.code_sha256,
+        entry_point=tuple(overriding.get("EntryPoint", image.entry_point)),
+        command=tuple(overriding.get("Command", image.command)),
+        working_directory=overriding.get("WorkingDirectory", image.working_directory),
+        environment=image.environment,
     )
 
 
 def fingerprint(record: VersionRecord) -> str:
     """Equal for two states of $LATEST exactly when code and configuration are."""
     content = {name: getattr(record, name) for name in record.__struct_fields__ if name not in _NOT_CONTENT}
+    for name in _ADDED_LATER:
+        if not content[name]:
+            del content[name]
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 
 def sha256_base64(sha256: str) -> str:
     return base64.b64encode(bytes.fromhex(sha256)).decode()
+
+
+def code_sha256_of(record: VersionRecord) -> str:
+    """CodeSha256: of images, AWS answers the digest in hex."""
+    return record.code_sha256 if record.image is not None else sha256_base64(record.code_sha256)
 
 
 def described(record: VersionRecord, *, arn: str | None = None) -> dict[str, Any]:
@@ -149,30 +187,34 @@ def listed(record: VersionRecord, *, arn: str | None = None) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "FunctionName": record.key.name,
         "FunctionArn": arn or record.key.arn(record.version),
-        "Runtime": record.runtime,
         "Role": record.role,
-        "Handler": record.handler,
         "CodeSize": record.code_size,
         "Description": record.description,
         "Timeout": record.timeout_s,
         "MemorySize": record.memory_mib,
         "LastModified": record.last_modified,
-        "CodeSha256": sha256_base64(record.code_sha256),
+        "CodeSha256": code_sha256_of(record),
         "Version": record.version,
         "TracingConfig": {"Mode": record.tracing_mode},
         "RevisionId": record.revision_id,
-        "PackageType": "Zip",
+        "PackageType": "Zip" if record.image is None else "Image",
         "Architectures": [record.architecture],
         "EphemeralStorage": {"Size": record.tmp_mib},
         "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
         "LoggingConfig": _logging(record),
     }
+    if record.image is None:
+        answer.update(Runtime=record.runtime, Handler=record.handler)
+    elif record.image_config:
+        answer["ImageConfigResponse"] = {"ImageConfig": record.image_config}
     if record.environment is not None:
         answer["Environment"] = {"Variables": record.environment}
     if record.kms_key_arn:
         answer["KMSKeyArn"] = record.kms_key_arn
     if record.vpc is not None:
         answer["VpcConfig"] = record.vpc
+    if record.layers:
+        answer["Layers"] = [{"Arn": layer.arn, "CodeSize": layer.code_size} for layer in record.layers]
     return answer
 
 
@@ -185,6 +227,8 @@ def _logging(record: VersionRecord) -> dict[str, Any]:
 
 
 def _runtime_version(record: VersionRecord) -> dict[str, Any]:
+    if record.image is not None:
+        return {}
     # AWS's digest names a build of the runtime. Ours names the runtime, so it stays the same.
     digest = hashlib.sha256(record.runtime.encode()).hexdigest()
     return {"RuntimeVersionConfig": {"RuntimeVersionArn": f"arn:aws:lambda:{record.key.region}::runtime:{digest}"}}

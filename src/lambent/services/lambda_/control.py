@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from lambent.model import limits
 from lambent.model.errors import AccessDenied
+from lambent.model.function_url import DEFAULT_URL_BASE, UrlBase
 from lambent.model.names import LATEST, FunctionKey, FunctionRef, parse_function_ref
 from lambent.services.base import CallContext
 from lambent.services.lambda_.messages import function_not_found, functions_only
@@ -48,6 +49,8 @@ class LambdaSettings:
     #: Where S3 is, for code that is named by bucket and key: a URL, or None.
     upstream: str | None = None
     upstream_credentials: UpstreamCredentials = _ANYBODY
+    #: Where function URLs lie.
+    url_base: UrlBase = DEFAULT_URL_BASE
     #: For tests: the wall clock.
     now_ns: Callable[[], int] = time.time_ns
 

@@ -6,13 +6,15 @@ rows at once, then let the life cycle prepare what was committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from lambent.model.errors import InvalidParameterValue, ResourceConflict
 from lambent.model.names import LATEST, FunctionKey
 from lambent.services.base import CallContext, Handler
-from lambent.services.lambda_ import paging
+from lambent.services.lambda_ import images, paging
+from lambent.services.lambda_.attached_layers import check_unzipped_size, find_layers
 from lambent.services.lambda_.code_source import CodeSource
 from lambent.services.lambda_.configuration import (
     changed,
@@ -22,6 +24,7 @@ from lambent.services.lambda_.configuration import (
     new_record,
 )
 from lambent.services.lambda_.control import Control, resolve
+from lambent.services.lambda_.images import TakenCode
 from lambent.services.lambda_.lifecycle import Lifecycle, begin_change, copy_of, require_changeable
 from lambent.services.lambda_.messages import (
     function_exists,
@@ -36,9 +39,8 @@ from lambent.services.lambda_.validation import (
     refuse_unsupported,
 )
 from lambent.services.lambda_.versions import Published, next_version, publish_latest, require_storage
-from lambent.store.code import CodeRef
 from lambent.store.functions import FunctionRows
-from lambent.store.records import FunctionRecord, VersionRecord, ordinal_of
+from lambent.store.records import FunctionRecord, LayerUse, VersionRecord, ordinal_of
 
 Answer = dict[str, Any]
 
@@ -69,32 +71,35 @@ class Functions:
         control = self._control
         key = control.named_function(context, params, "CreateFunction")
         refuse_unsupported({**params, **params["Code"]})
-        if not params.get("Runtime") or not params.get("Handler"):
-            raise InvalidParameterValue(
-                "Runtime and Handler are mandatory parameters for functions created with deployment packages."
-            )
+        images.check_new(params)
         self._check_configuration(params)
         check_tags(params.get("Tags", {}))
         async with control.exclusive(key):
             if await control.rows(lambda rows: rows.function(key)) is not None:
                 raise function_exists(key)
-            async with self._source.taken(context, params["Code"]) as code:
-                made = await control.rows(lambda rows: self._insert(rows, key, params, code))
+            layers = await self._layers(context, params)
+            async with self._taken(context, params["Code"], _is_image(params), _architecture(params)) as code:
+                await check_unzipped_size(control.code, code.sha256, layers)
+                made = await control.rows(lambda rows: self._insert(rows, key, params, code, layers))
             for record in made:
                 self._lifecycle.begin(record)
         # With Publish the answer is version 1, but under the function's own ARN.
         return described_unqualified(made[-1])
 
-    def _insert(self, rows: FunctionRows, key: FunctionKey, params: Answer, code: CodeRef) -> list[VersionRecord]:
+    def _insert(
+        self, rows: FunctionRows, key: FunctionKey, params: Answer, code: TakenCode, layers: tuple[LayerUse, ...]
+    ) -> list[VersionRecord]:
         """$LATEST and, if asked for, version 1; in one transaction with the function."""
         latest = new_record(
             key,
             params,
             code_sha256=code.sha256,
             code_size=code.size,
+            image=code.image,
             revision_id=self._control.new_revision(),
             now=self._control.timestamp(),
         )
+        latest.layers = layers
         function = FunctionRecord(key=key, tags=params.get("Tags", {}))
         made = [latest]
         if params.get("Publish"):
@@ -104,6 +109,23 @@ class Functions:
         for record in made:
             rows.save_version(record)
         return made
+
+    @contextlib.asynccontextmanager
+    async def _taken(
+        self, context: CallContext, code: Answer, is_image: bool, architecture: str
+    ) -> AsyncIterator[TakenCode]:
+        """The code that a request brings or names, a zip or an image; it stays for the length of the block."""
+        if is_image:
+            async with images.taken(self._control.code, code["ImageUri"], architecture) as taken:
+                yield taken
+        else:
+            async with self._source.taken(context, code) as ref:
+                yield TakenCode(ref.sha256, ref.size)
+
+    async def _layers(self, context: CallContext, params: Answer) -> tuple[LayerUse, ...]:
+        """What the request's `Layers` names."""
+        arns = params.get("Layers", [])
+        return await self._control.rows(lambda rows: find_layers(rows, context, arns)) if arns else ()
 
     def _check_configuration(self, params: Answer) -> None:
         if "Runtime" in params:
@@ -123,16 +145,18 @@ class Functions:
             return found.record, found.arn, function
 
         record, arn, function = await self._control.rows(read)
-        location = self._source.link(context, record.code_sha256)
-        answer: Answer = {
-            "Configuration": described(record, arn=arn),
-            "Code": {"RepositoryType": "S3", "Location": location},
-        }
+        answer: Answer = {"Configuration": described(record, arn=arn), "Code": self._code_location(context, record)}
         if function.tags:
             answer["Tags"] = function.tags
         if function.reserved is not None:
             answer["Concurrency"] = {"ReservedConcurrentExecutions": function.reserved}
         return answer
+
+    def _code_location(self, context: CallContext, record: VersionRecord) -> Answer:
+        if record.image is None:
+            return {"RepositoryType": "S3", "Location": self._source.link(context, record.code_sha256)}
+        uris = {"ImageUri": record.image.uri, "ResolvedImageUri": record.image.resolved_uri}
+        return {"RepositoryType": "ECR", **uris}
 
     async def get_configuration(self, context: CallContext, params: Answer) -> Answer:
         ref = self._control.named(context, params, "GetFunctionConfiguration")
@@ -158,15 +182,16 @@ class Functions:
     async def update_code(self, context: CallContext, params: Answer) -> Answer:
         control = self._control
         key = control.named_function(context, params, "UpdateFunctionCode")
-        if params.get("ImageUri"):
-            raise InvalidParameterValue("Please don't provide ImageUri when updating a function with packageType Zip.")
         refuse_unsupported(params)
         async with control.exclusive(key):
             before = await control.rows(lambda rows: _changeable(rows, key, params))
-            async with self._source.taken(context, params) as code:
+            images.check_new_code(before, params)
+            architecture = _architecture(params, before.architecture)
+            async with self._taken(context, params, before.image is not None, architecture) as code:
+                await check_unzipped_size(control.code, code.sha256, before.layers)
                 after = copy_of(before)
-                after.code_sha256, after.code_size = code.sha256, code.size
-                after.architecture = params.get("Architectures", [before.architecture])[0]
+                after.code_sha256, after.code_size, after.image = code
+                after.architecture = architecture
                 if params.get("DryRun"):
                     return described_unqualified(after)
                 self._stamp(before, after)
@@ -186,7 +211,11 @@ class Functions:
         self._check_configuration(params)
         async with control.exclusive(key):
             before = await control.rows(lambda rows: _changeable(rows, key, params))
+            images.check_new_configuration(before, params)
             after = changed(before, params)
+            if "Layers" in params:
+                after.layers = await self._layers(context, params)
+                await check_unzipped_size(control.code, after.code_sha256, after.layers)
             self._stamp(before, after)
             await control.rows(lambda rows: self._save_update(rows, before, after, False))
             self._lifecycle.begin(after)
@@ -219,6 +248,15 @@ class Functions:
             elif deleted:
                 control.deployments.retire_version(key, qualifier)
         return {"StatusCode": 204}
+
+
+def _is_image(params: Answer) -> bool:
+    return params.get("PackageType") == "Image"
+
+
+def _architecture(params: Answer, default: str = "x86_64") -> str:
+    architectures: list[str] = params.get("Architectures", [default])
+    return architectures[0]
 
 
 def _changeable(rows: FunctionRows, key: FunctionKey, params: Answer) -> VersionRecord:

@@ -21,6 +21,7 @@ from lambent.services.lambda_.configuration import is_latest, spec_of
 from lambent.services.lambda_.control import Control
 from lambent.services.lambda_.messages import update_in_progress, wrong_state
 from lambent.store.functions import FunctionRows
+from lambent.store.images.errors import ImageProblem
 from lambent.store.records import Phase, VersionRecord
 
 _log = logging.getLogger("lambent.services.lambda")
@@ -146,6 +147,8 @@ class Lifecycle:
             event, reason = Event.NOT_PREPARED, error.message
             invalid = isinstance(error, InvalidParameterValue)
             reason_code = "InvalidConfiguration" if invalid else "InternalError"
+            if isinstance(error, ImageProblem):
+                reason_code = error.reason_code
         except Exception:
             _log.exception("could not prepare %s", spec.arn)
             event, reason_code = Event.NOT_PREPARED, "InternalError"

@@ -16,6 +16,8 @@ from lambent.model.names import FunctionKey
 
 CREATING_REASON = "The function is being created."
 CREATING_CODE = "Creating"
+NOT_FOR_IMAGES = "Please don't provide Handler or Runtime or Layer when the intended function PackageType is Image."
+NOT_FOR_ZIPS = "Please don't provide ImageConfig when the intended function PackageType is Zip."
 TAGS_TOO_MANY = "Number of tags exceeds resource tag limit."
 
 

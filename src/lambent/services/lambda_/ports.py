@@ -6,9 +6,11 @@ All calls for one function come in the order in which its changes were committed
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from lambent.model.function import VersionSpec
+from lambent.model.function_url import UrlSpec
 from lambent.model.names import FunctionKey
 
 
@@ -34,10 +36,19 @@ class Deployments(Protocol):
         """ "Pending" or "Failed": invokes are answered with 409 and that state; None: it can be invoked."""
         ...
 
-    def remove_function(self, key: FunctionKey) -> None: ...
+    def remove_function(self, key: FunctionKey) -> None:
+        """With all its versions, aliases and URLs."""
+        ...
 
     def set_alias(self, key: FunctionKey, alias: str, version: str, additional: dict[str, float]) -> None: ...
 
     def remove_alias(self, key: FunctionKey, alias: str) -> None: ...
+
+    def set_url(self, spec: UrlSpec, permits: Callable[[str], bool]) -> None:
+        """Requests to this function URL are the function's. `permits`: whether the resource policy lets an account
+        call it, or anybody ("*")."""
+        ...
+
+    def remove_url(self, url_id: str) -> None: ...
 
     def set_reserved(self, key: FunctionKey, reserved: int | None) -> None: ...

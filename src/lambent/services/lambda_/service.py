@@ -20,9 +20,14 @@ from lambent.services.lambda_.code_source import CodeSource
 from lambent.services.lambda_.concurrency import Concurrency
 from lambent.services.lambda_.control import Control, LambdaSettings
 from lambent.services.lambda_.functions import Functions
+from lambent.services.lambda_.images import serving_images
+from lambent.services.lambda_.layer_permissions import LayerPermissions
+from lambent.services.lambda_.layers import Layers
 from lambent.services.lambda_.lifecycle import Lifecycle
+from lambent.services.lambda_.permissions import Permissions
 from lambent.services.lambda_.ports import Deployments
 from lambent.services.lambda_.tags import Tags
+from lambent.services.lambda_.urls import Urls
 from lambent.services.lambda_.validation import check_runtime
 from lambent.services.lambda_.versions import Versions
 from lambent.store.code import CodeStore
@@ -43,6 +48,7 @@ class LambdaService(ModelService):
         self._source = CodeSource(control.code, control.settings)
         self._runtimes = codec.model.shape("Runtime").enum or ()
         self._requests: set[asyncio.Task[Response]] = set()
+        self._urls = Urls(control)
         rooms = (
             Functions(control, self._lifecycle, self._source, self._runtimes),
             Versions(control, self._lifecycle),
@@ -50,8 +56,15 @@ class LambdaService(ModelService):
             Concurrency(control),
             Account(control),
             Tags(control),
+            Layers(control, self._source),
+            LayerPermissions(control),
+            Permissions(control),
+            self._urls,
         )
-        super().__init__(codec, {name: each for room in rooms for name, each in room.handlers().items()})
+        handlers = {name: each for room in rooms for name, each in room.handlers().items()}
+        for name in ("AddPermission", "RemovePermission", "DeleteAlias"):
+            handlers[name] = self._urls.retelling(handlers[name])
+        super().__init__(codec, handlers)
 
     async def load(self) -> None:
         """Read the state, tell the data plane, take up what the last process left unfinished, drop old
@@ -59,9 +72,12 @@ class LambdaService(ModelService):
         key = await self._control.rows(lambda rows: rows.setting(_LINK_KEY_SETTING, os.urandom(_LINK_KEY_BYTES)))
         self._source.use_link_key(key)
         await self._lifecycle.load()
+        await self._urls.load()
         # Only now: while the server runs, environments may still have the code of deleted versions mounted.
-        referenced = await self._control.rows(lambda rows: rows.referenced_code())
-        await self._control.code.delete_unused(referenced)
+        code, layers, images = await self._control.rows(
+            lambda rows: (rows.referenced_code(), rows.referenced_layers(), serving_images(rows))
+        )
+        await self._control.code.delete_unused(code | images, layers)
 
     async def close(self) -> None:
         """Let the requests in progress end, and stop preparing."""

@@ -14,7 +14,11 @@ from lambent.model.errors import InvalidParameterValue, ResourceNotFound
 from lambent.services.lambda_.messages import TAGS_TOO_MANY, broken_constraint, unsupported
 
 #: Runtimes that work here. The rest of the model's list is refused by name.
-RUNNABLE_RUNTIMES = ("python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "python3.14")
+RUNNABLE_RUNTIMES = (
+    *("python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "python3.14"),
+    *("nodejs18.x", "nodejs20.x", "nodejs22.x", "nodejs24.x"),
+    *("provided.al2", "provided.al2023"),
+)
 
 #: AWS creates no functions with these any more.
 DEPRECATED_RUNTIMES = frozenset(
@@ -99,9 +103,6 @@ def check_tags(tags: dict[str, str]) -> None:
 def refuse_unsupported(params: dict[str, Any]) -> None:
     """The rule of the house: a feature that would be stored and not enforced is refused."""
     present = (
-        (params.get("PackageType") == "Image", "container images (PackageType Image)"),
-        (_has(params, "ImageConfig"), "container images (ImageConfig)"),
-        (params.get("Layers"), "Layers"),
         (params.get("FileSystemConfigs"), "FileSystemConfigs"),
         (params.get("DeadLetterConfig", {}).get("TargetArn"), "DeadLetterConfig"),
         (params.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions", "SnapStart"),
@@ -121,7 +122,3 @@ def refuse_unsupported(params: dict[str, Any]) -> None:
     if signing:
         # There are no code signing configurations here, so whichever is named does not exist.
         raise ResourceNotFound(f"The Lambda code signing configuration {signing} can not be found.", with_type=False)
-
-
-def _has(params: dict[str, Any], name: str) -> bool:
-    return any(params.get(name, {}).values())

@@ -15,13 +15,13 @@ from lambent.model.errors import CodeStorageExceeded, InvalidParameterValue
 from lambent.model.names import FunctionKey
 from lambent.services.base import CallContext, Handler
 from lambent.services.lambda_ import paging
-from lambent.services.lambda_.configuration import described, fingerprint, listed, sha256_base64
+from lambent.services.lambda_.configuration import code_sha256_of, described, fingerprint, listed
 from lambent.services.lambda_.control import Control
 from lambent.services.lambda_.lifecycle import Event, Lifecycle, advance, require_changeable
 from lambent.services.lambda_.messages import function_not_found, stale_revision, wrong_state
 from lambent.services.lambda_.validation import refuse_unsupported
 from lambent.store.functions import FunctionRows
-from lambent.store.records import FunctionRecord, Phase, VersionRecord
+from lambent.store.records import FunctionRecord, LayerKey, Phase, VersionRecord
 
 
 class Published(NamedTuple):
@@ -62,7 +62,7 @@ def publish_latest(
     return Published(record, True)
 
 
-def require_storage(rows: FunctionRows, key: FunctionKey, more_bytes: int) -> None:
+def require_storage(rows: FunctionRows, key: FunctionKey | LayerKey, more_bytes: int) -> None:
     """Raise CodeStorageExceeded when an account's region would hold more code than it may."""
     used = rows.code_bytes_total(key.account, key.region)
     if used + more_bytes > limits.CODE_STORAGE_MAX_BYTES:
@@ -100,7 +100,7 @@ class Versions:
             raise wrong_state("Failed")
         if params.get("RevisionId", latest.revision_id) != latest.revision_id:
             raise stale_revision()
-        current, wanted = sha256_base64(latest.code_sha256), params.get("CodeSha256")
+        current, wanted = code_sha256_of(latest), params.get("CodeSha256")
         if wanted and wanted != current:
             raise InvalidParameterValue(
                 f"CodeSHA256 ({wanted}) is different from current CodeSHA256 in $LATEST ({current}). "

@@ -1,4 +1,4 @@
-"""The zygote: one single-threaded process per runtime that has imported the runtime client and forks environments.
+"""The zygote: a single-threaded process per runtime that forks environments. Python's has the runtime client imported.
 
 Run as a script by the interpreter that serves the runtime: `python -I -S zygote.py FD`, where FD is one end of a
 SOCK_SEQPACKET pair to the server. The first message is the configuration; then each message is one environment to
@@ -27,22 +27,14 @@ sys.path.insert(0, _HERE)
 
 import cgroups  # noqa: E402
 import environment  # noqa: E402
+import keeper  # noqa: E402, F401
+import process  # noqa: E402, F401  # environments fork with all that they need already imported
 
 if sys.platform == "linux":
     import linux
     import rootfs
 
 _MESSAGE_MAX_BYTES = 262_144
-#: Imported ahead so that environments share them; a missing one costs only its speed.
-_PRELOAD = (
-    "boto3",
-    "botocore.session",
-    "botocore.httpsession",
-    "s3transfer",
-    "urllib3",
-    "asyncio",
-    "concurrent.futures",
-)
 
 
 class Zygote:
@@ -67,11 +59,14 @@ class Zygote:
         if self.config["namespaces"]:
             self._enter_namespaces()
         sys.path[:] = self.config["import_path"] + [entry for entry in sys.path if entry != _HERE]
-        import bootstrap
+        missing = []
+        if self.config["park"]["kind"] == "fork":
+            import bootstrap
 
-        self.baseline_bytes = _resident_bytes(statm)
-        missing = [name for name in _PRELOAD if not _try_import(name)]
-        bootstrap.remember_preloaded()
+            self.baseline_bytes = _resident_bytes(statm)
+            missing = bootstrap.preload()
+        else:
+            os.close(statm)
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -85,8 +80,9 @@ class Zygote:
         linux.unshare(linux.CLONE_NEWNS)
         uids = range(config["uid_base"], config["uid_base"] + config["slots"])
         rootfs.build(
-            config["root"], config["prefixes"], config["packages"], config["code_store"], uids, config["rootless"]
-        )
+            config["root"], config["prefixes"], config["packages"], config["links"], config["code_store"], uids,
+            config["rootless"],
+        )  # fmt: skip
 
     def _enter_user_namespace(self):
         """Without root: a user namespace gives the right to make the others. Only a process whose own pid namespace
@@ -157,14 +153,6 @@ class Zygote:
 
     def _remove_leftover(self):
         self.leftover = [name for name in self.leftover if not self.parents.remove(name)]
-
-
-def _try_import(name):
-    try:
-        __import__(name)
-    except Exception:
-        return False
-    return True
 
 
 def _write(path, text):

@@ -34,6 +34,10 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
+_SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_RESTRICT_SELF = 444, 446
+_LANDLOCK_CREATE_RULESET_VERSION = 1
+_LANDLOCK_SCOPE_SINCE = 6
+_LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, _LANDLOCK_SCOPE_SIGNAL = 1, 2
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
@@ -110,6 +114,27 @@ def set_no_new_privileges():
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
+class _Ruleset(ctypes.Structure):
+    _fields_ = [("file_rights", ctypes.c_uint64), ("network_rights", ctypes.c_uint64), ("scopes", ctypes.c_uint64)]
+
+
+def scope():
+    """With Landlock (Linux 6.12), this process and its descendants reach only each other by signals and by abstract
+    Unix sockets, whose names belong to no mount. True when the kernel can; needs CAP_SYS_ADMIN."""
+    call = _libc.syscall
+    version = call(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION)
+    if version < _LANDLOCK_SCOPE_SINCE:
+        return False
+    rules = _Ruleset(0, 0, _LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | _LANDLOCK_SCOPE_SIGNAL)
+    size = ctypes.c_size_t(ctypes.sizeof(rules))
+    ruleset = _check(call(_SYS_LANDLOCK_CREATE_RULESET, ctypes.byref(rules), size, 0), "landlock_create_ruleset")
+    try:
+        _check(call(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
+    finally:
+        os.close(ruleset)
+    return True
+
+
 class _Filter(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_void_p)]
 
@@ -146,6 +171,16 @@ def set_capabilities(numbers):
     _check(_libc.capset(ctypes.byref(header), data), "capset")
 
 
+def raise_capabilities(raised):
+    """All permitted capabilities into the effective set, or none of them."""
+    header = _CapabilityHeader(0x20080522, 0)
+    data = (_CapabilityData * 2)()
+    _check(_libc.capget(ctypes.byref(header), data), "capget")
+    for each in data:
+        each.effective = each.permitted if raised else 0
+    _check(_libc.capset(ctypes.byref(header), data), "capset")
+
+
 def drop_bounding_set():
     """Empty the bounding set, so that no exec can give a capability back. Needs CAP_SETPCAP."""
     for number in range(64):
@@ -157,11 +192,12 @@ def drop_bounding_set():
             raise
 
 
-CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN, CAP_DAC_OVERRIDE, CAP_CHOWN = (
+CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_CHROOT, CAP_SYS_ADMIN, CAP_DAC_OVERRIDE, CAP_CHOWN = (
     5,
     6,
     7,
     8,
+    18,
     21,
     1,
     0,

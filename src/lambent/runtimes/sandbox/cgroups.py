@@ -19,10 +19,12 @@ _V1 = {
         "peak": "memory.max_usage_in_bytes",
         "events": "memory.oom_control",
         "usage": "memory.usage_in_bytes",
+        "stat": "memory.stat",
         "notify": "cgroup.event_control",
     },
     "cpu": {"weight": "cpu.shares", "quota": "cpu.cfs_quota_us"},
     "pids": {"max": "pids.max"},
+    "freezer": {"state": "freezer.state"},
 }
 _V2 = {
     "memory": {
@@ -33,6 +35,7 @@ _V2 = {
     },
     "cpu": {"weight": "cpu.weight", "quota": "cpu.max"},
     "pids": {"max": "pids.max"},
+    "freezer": {"state": "cgroup.freeze"},
 }
 PERIOD_US = 100_000
 _FULL_VCPU_WEIGHT = {1: 1024, 2: 100}
@@ -52,7 +55,7 @@ class Parents:
     def create(self, name):
         """Make the group and move the calling process into it. Returns the open files of the group."""
         if not self.folders:
-            return Group(0, {})
+            return Group(0, {}, [])
         for directory in self._directories():
             os.mkdir(name, 0o755, dir_fd=directory)
         names = _V1 if self.version == 1 else _V2
@@ -62,11 +65,10 @@ class Parents:
                 descriptor = _open(name + "/" + file, meaning, directory)
                 if descriptor is not None:
                     files[controller + "." + meaning] = descriptor
-        for directory in self._directories():
-            descriptor = os.open(name + "/cgroup.procs", os.O_WRONLY, dir_fd=directory)
-            os.write(descriptor, b"0")
-            os.close(descriptor)
-        return Group(self.version, files)
+        members = [os.open(name + "/cgroup.procs", os.O_WRONLY, dir_fd=each) for each in self._directories()]
+        group = Group(self.version, files, members)
+        group.add(0)
+        return group
 
     def remove(self, name):
         """Remove the group if it is there and empty; True when nothing is left of it."""
@@ -88,7 +90,12 @@ class Parents:
 
 
 def _open(path, meaning, directory):
-    modes = {"events": (os.O_RDONLY,), "usage": (os.O_RDONLY,), "peak": (os.O_RDWR, os.O_RDONLY)}
+    modes = {
+        "events": (os.O_RDONLY,),
+        "usage": (os.O_RDONLY,),
+        "stat": (os.O_RDONLY,),
+        "peak": (os.O_RDWR, os.O_RDONLY),
+    }
     for mode in modes.get(meaning, (os.O_WRONLY,)):
         try:
             return os.open(path, mode, dir_fd=directory)
@@ -102,9 +109,20 @@ def _open(path, meaning, directory):
 class Group:
     """The open control files of one environment's group."""
 
-    def __init__(self, version, files):
+    def __init__(self, version, files, members=()):
         self.version = version
         self.files = files
+        self._members = members
+
+    def add(self, pid):
+        """Move a process into the group; 0 is the calling one."""
+        for descriptor in self._members:
+            os.write(descriptor, str(pid).encode())
+
+    def close_members(self):
+        """Nobody will be moved any more."""
+        while self._members:
+            os.close(self._members.pop())
 
     def _write(self, name, value):
         descriptor = self.files.get(name)
@@ -143,10 +161,11 @@ class Group:
 
 
 class MemoryWatch:
-    """Holds the processes of a group to `memory_bytes`, not counting what lies in /tmp.
+    """Holds the processes of a group to `memory_bytes`, not counting what lies in /tmp, nor the cached pages of files
+    that were read: the kernel takes those back when it needs them.
 
     The kernel wakes `descriptor` when usage crosses the limit; `over()` then says whether it is the function's doing.
-    While usage stays above the limit because of /tmp, ask again every few milliseconds (`close_look`).
+    While usage stays above the limit because of them, ask again every few milliseconds (`close_look`).
     """
 
     PAUSE_S = 0.005
@@ -155,6 +174,7 @@ class MemoryWatch:
         self.descriptor = linux.eventfd()
         self.close_look = False
         self._usage = group.files["memory.usage"]
+        self._stat = group.files["memory.stat"]
         self._memory_bytes = memory_bytes
         order = "{} {} {}".format(self.descriptor, self._usage, memory_bytes)
         os.write(group.files["memory.notify"], order.encode())
@@ -171,4 +191,11 @@ class MemoryWatch:
         if not self.close_look:
             return False
         tmp = os.statvfs("/tmp")
-        return used_bytes - (tmp.f_blocks - tmp.f_bfree) * tmp.f_frsize > self._memory_bytes
+        used_bytes -= (tmp.f_blocks - tmp.f_bfree) * tmp.f_frsize
+        return used_bytes > self._memory_bytes and used_bytes - self._cached_bytes() > self._memory_bytes
+
+    def _cached_bytes(self):
+        """File pages that can be taken back; those of /tmp and of shared memory are not among them."""
+        names = (b"inactive_file", b"active_file")
+        fields = (line.split() for line in os.pread(self._stat, 65_536, 0).splitlines())
+        return sum(int(field[1]) for field in fields if field[0] in names)
