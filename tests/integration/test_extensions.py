@@ -314,3 +314,27 @@ def test_one_environment_can_not_take_anothers_events(server: Server, deploy: De
     stolen = thief.call(address)
     assert not [each for each in stolen if isinstance(each, int)], f"{address} answered another environment: {stolen}"
     assert victim.call() == address, "the victim never noticed"
+
+
+def test_the_runtime_gets_sigterm_when_there_are_extensions(tmp_path: Any) -> None:
+    source = """
+        import signal, sys
+
+        def leave(*_):
+            print("[runtime] told to end", flush=True)
+            sys.exit(0)
+
+        signal.signal(signal.SIGTERM, leave)
+
+        def handler(event, context):
+            return 1
+    """
+    with serving(tmp_path / "data") as server:
+        layer = publish(server, {"extensions/witness": WITNESS})
+        told_to_end = server.deploy(source, "with", Layers=[layer])
+        killed = server.deploy(source, "without")
+        for function in (told_to_end, killed):
+            function.call()
+            server.lambda_.update_function_configuration(FunctionName=function.name, Description="new")
+        told_to_end.wait_log(r"\[runtime\] told to end")
+        assert not [e for e in server.log_events(killed.group) if "told to end" in e["message"]]

@@ -157,7 +157,7 @@ def create(server: Server, uri: str, **configuration: Any) -> Function:
     return function
 
 
-def test_pulled_and_run(deploy_image: Callable[..., Function], remote: Registry, image: Image) -> None:
+def test_pulled_and_run(server: Server, deploy_image: Callable[..., Function], remote: Registry, image: Image) -> None:
     function = deploy_image(remote.push("team/app:v1", image))
     reply = function.invoke({"n": 1})
     assert reply.error is None, reply.raw
@@ -169,8 +169,8 @@ def test_pulled_and_run(deploy_image: Callable[..., Function], remote: Registry,
         "name": function.name,
         "motd": "new",
         "gone": "-",
-        # The function is neither the owner of the image's files nor of their group.
-        "closed": "-",
+        # The function is neither the owner of the image's files nor of their group; without root it is.
+        "closed": "secret" if server.page("health")["rootless"] else "-",
         "uid0": 0,
         "root": 0,
         "tmp": 1,
