@@ -130,6 +130,7 @@ class EnvironmentBook:
     deadline_ns: int = 0
     dispatched: int = 0
     runtime_up: bool = True
+    debugged: bool = False
     #: Order in which environments became idle.
     idle_order: int = 0
     reset_order: int = 0

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
+from lambent.core.environment import NEVER_NS
 from lambent.core.events import (
     AccountSet,
     AnyCommand,
@@ -25,6 +26,7 @@ from lambent.core.events import (
     Complete,
     Dispatch,
     Drain,
+    EnvironmentDebugged,
     EnvironmentDied,
     EnvironmentReady,
     FunctionRemoved,
@@ -618,7 +620,8 @@ class Checker:
         elif slots > 1 and book.phase is Phase.BUSY:
             require(len(book.live) < slots, "dispatched to a full one", command, book)
         elif book.phase is Phase.IDLE:
-            newest = max(self._idle(book.version, book.tenant, book.pool), key=lambda other: other.idle_order)
+            idle = self._idle(book.version, book.tenant, book.pool)
+            newest = max(idle, key=lambda other: (other.debugged and other.pool is None, other.idle_order))
             require(book is newest, "not the most recently used", command)
         else:
             require(book.phase is Phase.WAITING, "dispatched to one that is", command, book.phase)
@@ -634,8 +637,8 @@ class Checker:
         require(command.reinit is not book.runtime_up, "wrong reinit", command)
         cold = book.dispatched == 0 and book.runtime_up and book.pool is None
         require(command.cold is cold, "wrong cold", command)
-        timeout_ns = self.versions[book.version].timeout_ns
-        require(command.deadline_ns == self.now_ns + timeout_ns, "wrong deadline", command)
+        deadline_ns = NEVER_NS if book.debugged else self.now_ns + self.versions[book.version].timeout_ns
+        require(command.deadline_ns == deadline_ns, "wrong deadline", command)
         if slots > 1:
             book.live[command.request] = command.deadline_ns
         else:
@@ -779,6 +782,8 @@ class Checker:
                 self.draining = True
                 for version in self.versions:
                     self._drop(version)
+            case EnvironmentDebugged(environment):
+                self._debug(environment)
             case EnvironmentDied(environment):
                 if environment in self.environments:
                     self.environments[environment].phase = Phase.DEAD
@@ -789,6 +794,16 @@ class Checker:
                         book.phase = Phase.DEAD
             case _:
                 pass
+
+    def _debug(self, environment: int) -> None:
+        """Told before anything else of it: one at a time for each version."""
+        book = self.environments.get(environment)
+        if book is None or book.phase not in (Phase.WAITING, Phase.PREPARING):
+            return
+        others = [other for other in self.environments.values() if other.version == book.version and other.debugged]
+        if all(other.phase in (Phase.STOPPING, Phase.DEAD) for other in others):
+            book.debugged = True
+            self._count("debugged")
 
     def _retire(self, version: int) -> None:
         self._drop(version)

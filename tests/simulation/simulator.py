@@ -28,6 +28,7 @@ from lambent.core.events import (
     AnyEvent,
     Dispatch,
     Drain,
+    EnvironmentDebugged,
     EnvironmentDied,
     EnvironmentReady,
     EnvironmentStarted,
@@ -135,6 +136,10 @@ class Plan:
     snap_start: float = 0.0
     tenancy: float = 0.0
     sharing: float = 0.0
+    #: How likely an environment has a debugger.
+    debugged: float = 0.0
+    #: Apart, so that the worlds of the seeds stay what they were.
+    debugging: random.Random = field(default_factory=random.Random)
     starting_max: int = 1
 
     def __post_init__(self) -> None:
@@ -159,6 +164,9 @@ class Plan:
         self.tenancy = rng.choice([0.0, 0.0, 0.4])
         self.sharing = rng.choice([0.0, 0.0, 0.5])
         self.starting_max = rng.choice([1, 2, 8])
+        self.debugging = random.Random(self.arrivals)
+        if not self.faults.keys() & {"hangs", "fact_lost"}:  # without a deadline such a request has no end
+            self.debugged = self.debugging.choice([0.0, 0.0, 0.3])
 
 
 class Simulator:
@@ -283,6 +291,8 @@ class Simulator:
             self.work(environment, self.span(100 * MS), lambda: self.on_started(environment))
 
     def on_started(self, environment: FakeEnvironment) -> None:
+        if self.plan.debugged and self.plan.debugging.random() < self.plan.debugged:
+            self.tell_in_order(EnvironmentDebugged(environment.id))
         self.fact(EnvironmentStarted(environment.id))
         slow = self.strikes("init_slow")
         init_ns = self.span(20 * S if slow else self.plan.init_max_ns)

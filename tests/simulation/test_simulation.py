@@ -77,6 +77,7 @@ def test_the_seeds_go_everywhere() -> None:
     expected |= {f"status {ProvisionedState.IN_PROGRESS} {reason}" for reason in ProvisionedReason}
     expected |= {f"status {ProvisionedState.FAILED} {ProvisionedReason.INIT_FAILED}", "converged"}
     expected |= {f"dispatch {how}" for how in ("provisioned", "spillover", "cold", "tenant", "beside others")}
+    expected.add("debugged")
     assert expected <= seen, expected - seen
 
 

@@ -253,6 +253,7 @@ class Version:
     __slots__ = (
         "cold_starts",
         "concurrency",
+        "debugged",
         "function",
         "hint_ns",
         "id",
@@ -301,11 +302,13 @@ class Version:
         self.tenancy = tenancy
         #: Requests at once in one environment.
         self.concurrency = concurrency
-        #: None of the features below: what the warm path asks first.
-        self.plain = not tenancy and concurrency == 1
+        #: None of the features below: what the warm path asks first. See settle().
+        self.plain = True
         self.retired = False
         #: Its provisioned environments, none of which is in `idle` or `resetting`.
         self.pool: Pool | None = None
+        #: The environment that a debugger may stop.
+        self.debugged: Environment | None = None
         #: With tenancy, the same environments as in `idle`, for each tenant that has some.
         self.tenants: dict[int, OrderedDict[int, Environment]] = {}
         #: With several requests to an environment: those that have room, for each tenant (0: there are none).
@@ -322,3 +325,9 @@ class Version:
         #: Time of its entry in the timer heap: not later than the moment when its oldest idle one has been
         #: idle for too long. NEVER_NS: no entry.
         self.hint_ns = NEVER_NS
+        self.settle()
+
+    def settle(self) -> None:
+        """Whether it is plain, after `pool` or `debugged` has changed."""
+        special = self.tenancy or self.concurrency > 1 or self.pool is not None or self.debugged is not None
+        self.plain = not special

@@ -115,7 +115,7 @@ class Engine:
         environment.request = request
         environment.attempt = attempt
         environment.invocations += 1
-        deadline_ns = now_ns + environment.version.timeout_ns
+        deadline_ns = NEVER_NS if environment.debugged else now_ns + environment.version.timeout_ns
         environment.deadline_ns = deadline_ns
         if deadline_ns < environment.hint_ns:
             self._push_timer(environment, deadline_ns)
@@ -140,7 +140,12 @@ class Engine:
         return environment
 
     def _idle_for(self, version: Version, tenant: int) -> Environment | None:
-        """The most recently used idle environment, of this tenant where there are tenants; no longer listed as idle."""
+        """The idle environment with a debugger, or the most recently used one, of this tenant where there are tenants;
+        no longer listed as idle."""
+        debugged = version.debugged
+        if debugged is not None and debugged.id in version.idle and debugged.tenant == tenant:
+            self._unlist_idle(debugged)
+            return debugged
         if not version.tenancy:
             return self._most_recent(version) if version.idle else None
         idle = version.tenants.get(tenant)
@@ -337,6 +342,9 @@ class Engine:
             self._unlist_idle(environment)
         elif environment.state is _RESETTING:
             (pool or environment.version).resetting.pop(environment.id, None)
+        if environment.debugged:
+            environment.version.debugged = None
+            environment.version.settle()
         if pool is not None:
             pool.left(environment)
             self._dirty[pool.allocation] = None

@@ -114,6 +114,7 @@ class Environment:
         "attempt",
         "created_ns",
         "deadline_ns",
+        "debugged",
         "hint_ns",
         "id",
         "initialization_type",
@@ -160,6 +161,8 @@ class Environment:
         self.shared: Shared | None = None
         #: The only tenant that it serves; 0 where versions have no tenancy.
         self.tenant = 0
+        #: A debugger may stop it: Init and requests have no deadline.
+        self.debugged = False
         #: The request that it was started for, or that waits for its reset, found no provisioned one.
         self.spilled = False
 

@@ -136,6 +136,13 @@ class EnvironmentReady(Event, frozen=True):
     environment: int
 
 
+class EnvironmentDebugged(Event, frozen=True):
+    """A debugger may stop it at any moment: its Init, restore and requests have no time limit, and of the idle ones of
+    its version it is taken first. Told before its first request is handed over; later, nothing follows."""
+
+    environment: int
+
+
 class InitFailed(Event, frozen=True):
     """Init ended with an error or the runtime's exit; the runtime process is gone, the sandbox stands."""
 
@@ -296,6 +303,7 @@ AnyEvent = (
     | Invoke
     | EnvironmentStarted
     | EnvironmentReady
+    | EnvironmentDebugged
     | InitFailed
     | InvocationEnded
     | ResetDone

@@ -132,7 +132,7 @@ class Provisioner(Sharer):
             wants[identity] = count
             if version.pool is None:
                 version.pool = allocation.pools[identity] = Pool(now_ns, allocation, version)
-                version.plain = False
+                version.settle()
             elif version.pool.allocation is not allocation:
                 self._take_over(allocation, version.pool)
         functions = {pool.version.function.id for pool in allocation.pools.values()}
@@ -167,7 +167,7 @@ class Provisioner(Sharer):
         assert version.pool is pool
         assert not version.plain
         version.pool = None
-        version.plain = True
+        version.settle()
         del allocation.pools[version.id]
         pool.want = pool.goal = 0
         self._trim(now_ns, pool, commands)

@@ -25,6 +25,8 @@ is being reset, else one on demand as ever. With tenants, environments are looke
 SnapStart is a start with another name and another limit; a restore beyond its limit is not tried again inside the
 invocation, but ends it.
 
+A *debugged* environment has no deadlines but those of its making and its end, and is preferred among the idle ones.
+
 *Lost environments.* A request that was handed over may have had effects: it ends with ENVIRONMENT_LOST. One
 that still waited for its environment is placed again, without a scaling token, on an idle environment if
 there is one by now; after `attempts_max` environments, or if there is no room, or its version is retired,
@@ -55,6 +57,7 @@ from lambent.core.engine import (
     Commands,
 )
 from lambent.core.environment import (
+    NEVER_NS,
     EnvironmentState,
     EnvironmentView,
     Trigger,
@@ -66,6 +69,7 @@ from lambent.core.events import (
     AnyCommand,
     AnyEvent,
     Drain,
+    EnvironmentDebugged,
     EnvironmentDied,
     EnvironmentReady,
     EnvironmentStarted,
@@ -153,6 +157,7 @@ class Scheduler(Provisioner):
             Tick: self._tick,
             EnvironmentStarted: self._environment_started,
             EnvironmentReady: self._environment_ready,
+            EnvironmentDebugged: self._environment_debugged,
             InitFailed: self._init_failed,
             ResetDone: self._reset_done,
             EnvironmentDied: self._environment_died,
@@ -334,7 +339,17 @@ class Scheduler(Provisioner):
             assert environment.state is _INIT
             if environment.pool is not None:
                 limit_ns = environment.pool.init_timeout_ns()
-        self._set_deadline(environment, now_ns + limit_ns)
+        self._set_deadline(environment, NEVER_NS if environment.debugged else now_ns + limit_ns)
+
+    def _environment_debugged(self, now_ns: int, event: EnvironmentDebugged, _: Commands) -> None:
+        environment = self._environments.get(event.environment)
+        if environment is None or environment.state not in _COMING or environment.version.debugged is not None:
+            return
+        environment.debugged = True
+        environment.version.debugged = environment
+        environment.version.settle()
+        if environment.state is not _STARTING:
+            self._set_deadline(environment, NEVER_NS)
 
     def _environment_ready(self, now_ns: int, event: EnvironmentReady, commands: Commands) -> None:
         environment = self._environments.get(event.environment)

@@ -20,7 +20,7 @@ from typing import Final
 
 from lambent.core.admission import Version
 from lambent.core.engine import Commands, Engine
-from lambent.core.environment import Environment, EnvironmentState, Trigger, apply_transition
+from lambent.core.environment import NEVER_NS, Environment, EnvironmentState, Trigger, apply_transition
 from lambent.core.events import Complete, Dispatch, InvocationEnded, StopReason
 from lambent.core.sharing import Shared
 from lambent.model.invocation import InitializationType, Outcome
@@ -85,7 +85,7 @@ class Sharer(Engine):
         environment.invocations += 1
         if cold:
             environment.version.cold_starts += 1
-        deadline_ns = now_ns + environment.version.timeout_ns
+        deadline_ns = NEVER_NS if environment.debugged else now_ns + environment.version.timeout_ns
         shared.live[request] = deadline_ns
         if len(shared.live) == 1:
             self._set_deadline(environment, deadline_ns)
