@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from integration.harness import Server, wait_until
-from lambent.cli.deploying import bundle, find_handler
+from lambent.cli.deploying import bundle
+from lambent.cli.recognising import recognise
 
 HELLO = "def lambda_handler(event, context):\n    print('hello', event)\n    return {'got': event}\n"
 
@@ -318,7 +319,32 @@ def zipped(**modules: str) -> bytes:
     ],
 )
 def test_find_handler(modules: dict[str, str], handler: str | None) -> None:
-    assert find_handler(zipped(**modules)) == handler
+    found = recognise(zipped(**modules))
+    assert (found.handler if found else None) == handler
+
+
+@pytest.mark.parametrize(
+    ("files", "runtime", "handler"),
+    [
+        ({"bootstrap": "#!/bin/sh"}, "provided.al2023", "bootstrap"),
+        ({"index.mjs": "export const handler = async () => 1"}, "nodejs", "index.handler"),
+        ({"app.js": "exports.handler = () => 1", "lib/x.js": ""}, "nodejs", "app.handler"),
+        (
+            {"index.js": "module.exports.handler = () => 1", "app.py": "def handler(e, c): ..."},
+            "python3.",
+            "app.handler",
+        ),
+    ],
+)
+def test_the_runtime_is_found_from_the_code(files: dict[str, str], runtime: str, handler: str) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    found = recognise(buffer.getvalue())
+    assert found is not None
+    assert found.runtime.startswith(runtime)
+    assert found.handler == handler
 
 
 def test_bundle_leaves_caches_out(tmp_path: Path) -> None:

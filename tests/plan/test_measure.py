@@ -62,7 +62,7 @@ def test_sketch_of_one_value_is_exact() -> None:
 def test_timeline_merges_when_it_is_full() -> None:
     timeline = Timeline(0, 10)
     for _ in range(5 * BINS_MAX):
-        timeline.close(Bin(1, 1, 0, 2, 3, 4))
+        timeline.close(Bin(requests=1, cold=1, busy_ns=2, environments_ns=3, busy_peak=4))
         assert len(timeline.bins) < BINS_MAX
     # Twice as wide each time: what came later stands for more.
     assert timeline.width_ns > 10

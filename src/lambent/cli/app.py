@@ -9,6 +9,7 @@ import typer
 
 from lambent import __version__
 from lambent.cli.planning import plan
+from lambent.cli.replaying import replay
 
 app = typer.Typer(
     name="lambent",
@@ -80,6 +81,14 @@ def up(
             help="share: CPU by memory under contention; quota: never more than AWS gives.",
         ),
     ] = "share",
+    freeze: Annotated[
+        bool,
+        typer.Option(
+            "--freeze/--no-freeze",
+            envvar="LAMBENT_FREEZE",
+            help="Freeze environments between invocations, as Lambda does.",
+        ),
+    ] = True,
     idle_seconds: Annotated[
         float, typer.Option(envvar="LAMBENT_IDLE_SECONDS", help="Idle environments end after this.", min=0.1)
     ] = 600,
@@ -128,6 +137,7 @@ def up(
             insecure=insecure,
             strict_runtimes=strict_runtimes,
             cpu=CpuLimit(cpu),
+            freeze=freeze,
             idle_s=idle_seconds,
             drain_s=drain_seconds,
             parked=parked,
@@ -148,13 +158,14 @@ def up(
 
 @app.command()
 def deploy(
-    path: Annotated[Path, typer.Argument(help="A folder, a zip, or one .py file.", exists=True)],
+    path: Annotated[Path, typer.Argument(help="A folder, a zip, or one file of Python or JavaScript.", exists=True)],
     name: Annotated[str | None, typer.Option(help="Function name; default: of the path.")] = None,
     handler: Annotated[str | None, typer.Option(help="module.function; default: found in the code.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="For example python3.13; default: this interpreter's.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="For example nodejs20.x; default: found from the code.")] = None,
     memory: Annotated[int | None, typer.Option(help="MemorySize in MB.")] = None,
     timeout: Annotated[int | None, typer.Option(help="Timeout in seconds.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeat it.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="ARN of a layer version; repeat it.")] = None,
     install: Annotated[bool, typer.Option("--install", help="Bundle what requirements.txt names, with pip.")] = False,
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     as_json: AsJson = False,
@@ -162,7 +173,7 @@ def deploy(
     """Create a function, or update it, from code on this machine."""
     from lambent.cli import deploying
 
-    deploying.deploy(endpoint, path, name, handler, runtime, memory, timeout, env or [], install, as_json)
+    deploying.deploy(endpoint, path, name, handler, runtime, memory, timeout, env or [], layer or [], install, as_json)
 
 
 @app.command()
@@ -211,7 +222,60 @@ def environments(endpoint: Endpoint = DEFAULT_ENDPOINT, as_json: AsJson = False)
     listing.environments(endpoint, as_json)
 
 
+@app.command()
+def top(
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, max=3_600)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end; works in a pipe.")] = False,
+    function: Annotated[str | None, typer.Option(help="Only functions whose name has this in it; * and ? too.")] = None,
+    sort: Annotated[str, typer.Option(help="concurrency, requests, p99, errors or name.")] = "concurrency",
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    as_json: AsJson = False,
+) -> None:
+    """Watch concurrency, environments, requests and latency, live; q quits."""
+    from lambent.cli import top as watching
+
+    raise typer.Exit(watching.top(endpoint, interval, once, function, sort, as_json))
+
+
 app.command()(plan)
+app.command()(replay)
+
+
+@app.command()
+def dev(
+    path: Annotated[Path, typer.Argument(help="A folder, a zip, or one file of Python or JavaScript.", exists=True)],
+    name: Annotated[str | None, typer.Option(help="Function name; default: of the path.")] = None,
+    handler: Annotated[str | None, typer.Option(help="module.function; default: found in the code.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="For example nodejs20.x; default: found from the code.")] = None,
+    memory: Annotated[int | None, typer.Option(help="MemorySize in MB.")] = None,
+    timeout: Annotated[int | None, typer.Option(help="Timeout in seconds.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeat it.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="ARN of a layer version; repeat it.")] = None,
+    url: Annotated[bool, typer.Option("--url", help="Give the function a URL.")] = False,
+    event: Annotated[
+        Path | None, typer.Option("--invoke", help="Invoke with this JSON file after every deployment.", exists=True)
+    ] = None,
+    debug_port: Annotated[
+        int | None, typer.Option(help="Port for a debugger: debugpy or Node.js inspector.", min=1, max=65535)
+    ] = None,
+    wait_for_debugger: Annotated[
+        bool, typer.Option("--wait-for-debugger", help="Init waits until a debugger has attached.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the function there at the end.")] = False,
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy code, and deploy it again whenever it is saved; print the function's log."""
+    from lambent.cli import developing
+
+    if wait_for_debugger and debug_port is None:
+        raise typer.BadParameter("--wait-for-debugger needs --debug-port")
+    developing.develop(
+        developing.Options(
+            path, name, handler, runtime, memory, timeout, env or [], layer or [], endpoint, url, event, keep,
+            debug_port, wait_for_debugger, as_json,
+        )
+    )  # fmt: skip
 
 
 @app.command()

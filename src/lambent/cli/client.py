@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 
-def client(service: str, endpoint: str) -> Any:
+def client(service: str, endpoint: str, read_timeout_s: int = 960) -> Any:
     """A boto3 client on this server. The environment's credentials and region are used when there are any."""
     import boto3
     import botocore.config
@@ -27,7 +27,7 @@ def client(service: str, endpoint: str) -> Any:
         service,
         endpoint_url=endpoint,
         region_name=region,
-        config=botocore.config.Config(read_timeout=960, retries={"max_attempts": 0}),
+        config=botocore.config.Config(read_timeout=read_timeout_s, retries={"max_attempts": 0}),
         **extra,
     )
 

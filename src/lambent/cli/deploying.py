@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import subprocess
 import sys
@@ -15,20 +14,18 @@ from typing import Any
 import typer
 
 from lambent.cli.client import client, print_json, told_errors
+from lambent.cli.recognising import Recognised, recognise
 
-_SKIPPED = {
+SKIPPED = {
     "__pycache__",
     ".git",
     ".venv",
     "venv",
-    "node_modules",
     ".mypy_cache",
     ".pytest_cache",
     ".ruff_cache",
 }
-_MODULES = ("lambda_function", "app", "main", "handler", "index", "function")
-_FUNCTIONS = ("lambda_handler", "handler", "main")
-_ROLE = "arn:aws:iam::000000000000:role/lambent"
+ROLE = "arn:aws:iam::000000000000:role/lambent"
 
 
 def bundle(path: Path, install: bool) -> bytes:
@@ -67,32 +64,8 @@ def bundle(path: Path, install: bool) -> bytes:
 def _add_tree(archive: zipfile.ZipFile, root: Path) -> None:
     for file in sorted(root.rglob("*")):
         relative = file.relative_to(root)
-        if file.is_file() and not _SKIPPED & set(relative.parts):
+        if file.is_file() and not SKIPPED & set(relative.parts):
             archive.write(file, relative)
-
-
-def find_handler(code: bytes) -> str | None:
-    """`module.function` of the first module at the top that defines what looks like a handler."""
-    with zipfile.ZipFile(io.BytesIO(code)) as archive:
-        modules = [name[:-3] for name in archive.namelist() if "/" not in name and name.endswith(".py")]
-        ordered = [name for name in _MODULES if name in modules] + [name for name in modules if name not in _MODULES]
-        for module in ordered:
-            try:
-                tree = ast.parse(archive.read(f"{module}.py"))
-            except SyntaxError:
-                continue
-            defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-            defined |= {
-                target.id
-                for node in tree.body
-                if isinstance(node, ast.Assign)
-                for target in node.targets
-                if isinstance(target, ast.Name)
-            }
-            for function in _FUNCTIONS:
-                if function in defined:
-                    return f"{module}.{function}"
-    return None
 
 
 def deploy(
@@ -104,6 +77,7 @@ def deploy(
     memory: int | None,
     timeout: int | None,
     env: list[str],
+    layers: list[str],
     install: bool,
     as_json: bool,
 ) -> None:
@@ -118,29 +92,19 @@ def deploy(
         except functions.exceptions.ResourceNotFoundException:
             existing = None
         if existing is None:
-            try:
-                handler = handler or find_handler(code)
-            except zipfile.BadZipFile as error:
-                typer.echo(f"lambent: {path} is not a zip file", err=True)
-                raise typer.Exit(2) from error
-            if handler is None:
-                typer.echo(
-                    "lambent: no handler found at the top of the code; give --handler module.function",
-                    err=True,
-                )
-                raise typer.Exit(2)
+            found = _recognised(path, code, runtime, handler)
             functions.create_function(
                 FunctionName=name,
-                Runtime=runtime or f"python3.{sys.version_info[1]}",
-                Handler=handler,
-                Role=_ROLE,
+                Runtime=found.runtime,
+                Handler=found.handler,
+                Role=ROLE,
                 Code={"ZipFile": code},
-                **_settings(memory, timeout, variables),
+                **settings(memory, timeout, variables, layers),
             )
         else:
             functions.update_function_code(FunctionName=name, ZipFile=code)
             _wait(functions, name)
-            changes = _settings(memory, timeout, variables)
+            changes = settings(memory, timeout, variables, layers)
             if handler:
                 changes["Handler"] = handler
             if runtime:
@@ -164,8 +128,24 @@ def deploy(
         raise typer.Exit(1)
 
 
-def _settings(memory: int | None, timeout: int | None, variables: dict[str, str]) -> dict[str, Any]:
+def _recognised(path: Path, code: bytes, runtime: str | None, handler: str | None) -> Recognised:
+    """What was said, and for the rest what the code looks like."""
+    try:
+        found = recognise(code)
+    except zipfile.BadZipFile as error:
+        typer.echo(f"lambent: {path} is not a zip file", err=True)
+        raise typer.Exit(2) from error
+    handler = handler or (found.handler if found is not None else None)
+    if handler is None:
+        typer.echo("lambent: no handler found at the top of the code; give --handler module.function", err=True)
+        raise typer.Exit(2)
+    return Recognised(runtime or (found.runtime if found is not None else f"python3.{sys.version_info[1]}"), handler)
+
+
+def settings(memory: int | None, timeout: int | None, variables: dict[str, str], layers: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if layers:
+        found["Layers"] = layers
     if memory:
         found["MemorySize"] = memory
     if timeout:

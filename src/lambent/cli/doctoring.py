@@ -10,7 +10,7 @@ import sys
 from typing import Any, NamedTuple
 
 from lambent.cli.client import print_json
-from lambent.sandbox import interpreters
+from lambent.sandbox import interpreters, runtimes
 
 
 class Finding(NamedTuple):
@@ -61,7 +61,7 @@ def examine() -> list[Finding]:
                 "memory is limited per process only (RLIMIT_DATA), CPU shares and process counts are not limited",
             )
         )  # fmt: skip
-    findings += [_seccomp(), *_interpreters(), _descriptors(), _memory()]
+    findings += [_seccomp(), *_interpreters(), _node(), _freezer(), _descriptors(), _memory()]
     return findings
 
 
@@ -97,11 +97,26 @@ def _interpreters() -> list[Finding]:
     return findings
 
 
+def _node() -> Finding:
+    try:
+        found = runtimes.find("nodejs20.x", interpreters.find(), sys.version_info[1], strict=False)
+    except runtimes.RuntimeMissing as error:
+        return Finding("warn", "nodejs", "not installed", str(error))
+    return Finding("ok", "nodejs", f"{found.version} ({found.program})")
+
+
+def _freezer() -> Finding:
+    for path in ("/sys/fs/cgroup/freezer", "/sys/fs/cgroup/cgroup.controllers"):
+        if os.path.exists(path) and os.geteuid() == 0:
+            return Finding("ok", "freezer", "idle environments are frozen by their control group")
+    return Finding("ok", "freezer", "idle environments are stopped by signals")
+
+
 def _descriptors() -> Finding:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard in (-1, resource.RLIM_INFINITY) or hard >= 8_192:
         return Finding("ok", "open files", "unlimited" if hard == resource.RLIM_INFINITY else f"{hard:,}")
-    return Finding("warn", "open files", f"{hard:,}", "about 5 a live environment: raise it with ulimit -Hn 65536")
+    return Finding("warn", "open files", f"{hard:,}", "about 8 a live environment: raise it with ulimit -Hn 65536")
 
 
 def _memory() -> Finding:

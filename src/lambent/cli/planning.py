@@ -33,6 +33,10 @@ def plan(
     reports: Annotated[
         Path | None, typer.Option(help="Logs with REPORT lines: of aws logs tail, lambent logs, or filter-log-events.")
     ] = None,
+    recording: Annotated[Path | None, typer.Option(help="What lambent up --record wrote, or lambent replay.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML or JSON: settings, and rates, of single functions that share the account.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds that a request takes, Init left out.")] = None,
     arrivals: Annotated[str, typer.Option(help="poisson (by chance) or constant (evenly spaced).")] = "poisson",
@@ -56,7 +60,25 @@ def plan(
     reserved: Annotated[
         list[str] | None, typer.Option(help="Reserved concurrency of each function, or NAME=N for one; repeat it.")
     ] = None,
-    provisioned: Annotated[int, typer.Option(help="Provisioned concurrency: not yet; only 0.")] = 0,
+    provisioned: Annotated[
+        list[str] | None, typer.Option(help="Provisioned concurrency of each function, or NAME=N for one; repeat it.")
+    ] = None,
+    provisioned_schedule: Annotated[
+        str | None, typer.Option(help="08:00=50,20:00=5, by the time of the day; the plan begins at midnight.")
+    ] = None,
+    provisioned_target: Annotated[
+        float | None, typer.Option(help="Target tracking: the utilisation to keep, such as 0.7.")
+    ] = None,
+    provisioned_min: Annotated[int | None, typer.Option(help="Target tracking: never less.")] = None,
+    provisioned_max: Annotated[int | None, typer.Option(help="Target tracking: never more.")] = None,
+    snapstart: Annotated[
+        bool, typer.Option("--snapstart", help="SnapStart: cold starts restore a snapshot instead of Init.")
+    ] = False,
+    restore: Annotated[float, typer.Option(help="Seconds that a restore takes.")] = 0,
+    worker_memory_mib: Annotated[
+        int | None, typer.Option(help="Memory of the machines for environments; without it there is no end.")
+    ] = None,
+    memory_overcommit: Annotated[float, typer.Option(help="Sum of MemorySize over that memory.")] = 1,
     idle_seconds: Annotated[
         float | None, typer.Option(help="Idle environments end after this; default: the profile's.")
     ] = None,
@@ -89,11 +111,14 @@ def plan(
         trace=trace, azure=azure, reports=reports, rate=rate, duration_s=duration, arrivals=arrivals,
         seconds=seconds, seed=seed, shape=shape, rate_to=rate_to, spike_at_s=spike_at, spike_s=spike_seconds,
         variation=variation, percentiles=percentiles, init_s=init, memory_mib=memory, timeout_s=timeout,
-        reserved=tuple(reserved or ()), provisioned=provisioned, idle_s=idle_seconds, profile=profile,
+        reserved=tuple(reserved or ()), provisioned=tuple(provisioned or ()), idle_s=idle_seconds, profile=profile,
+        provisioned_schedule=provisioned_schedule, provisioned_target=provisioned_target,
+        provisioned_min=provisioned_min, provisioned_max=provisioned_max, snap_start=snapstart, restore_s=restore,
+        worker_memory_mib=worker_memory_mib, memory_overcommit=memory_overcommit, recording=recording, config=config,
         account_concurrency=account_concurrency, architecture=architecture,
     )  # fmt: skip
     found: Recommendation | None = None
-    with _told_errors():
+    with told_errors():
         request.check()
         if png is not None:
             from lambent.plan.plots import check_matplotlib
@@ -102,12 +127,13 @@ def plan(
         if recommend:
             found = _recommended(request, throttles, cold_starts, p99)
             if found.best is not None:
-                best = found.best
-                request = dataclasses.replace(request, reserved=(str(best.reserved),), idle_s=best.idle_s_given)
+                from lambent.plan.recommend import chosen
+
+                request = chosen(request, found.best.choice, found.best.idle_s_given)
         elif throttles is not None or cold_starts is not None or p99 is not None:
             raise WorkloadError("--throttles, --cold-starts and --p99 are goals of --recommend: add it")
         summary = _simulated(request, assignments)
-        _write_reports(request, summary, html, png)
+        _write_reports(request, summary, html, png, found)
     if as_json:
         from lambent.cli.client import print_json
 
@@ -131,11 +157,13 @@ def _recommended(request: Request, throttles: str | None, cold_starts: str | Non
         return recommend(request, goals, progress)
 
 
-def _write_reports(request: Request, summary: Summary, html: Path | None, png: Path | None) -> None:
+def _write_reports(
+    request: Request, summary: Summary, html: Path | None, png: Path | None, found: Recommendation | None
+) -> None:
     if html is not None:
         from lambent.plan.page import page
 
-        html.write_text(page(request, summary), encoding="utf-8")
+        html.write_text(page(request, summary, found), encoding="utf-8")
     if png is not None:
         from lambent.plan.plots import write_png
 
@@ -146,20 +174,24 @@ def _print_recommendation(found: Recommendation) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lambent.plan.words import option_words
+
     console = Console(highlight=False)
     if found.best is None:
         console.print(f"[bold]No setting meets the goals[/]: {found.why}.\n")
     else:
-        console.print(
-            f"[bold]Recommended: --reserved {found.best.reserved} --idle-seconds {found.best.idle_s:g}[/]: "
-            f"{found.why}.\n"
-        )
+        console.print(f"[bold]Recommended: {option_words(found.best)}[/]: {found.why}.")
+        if found.alternative is not None:
+            console.print(f"Or, where the idle time is not yours to set: [bold]{option_words(found.alternative)}[/].")
+        console.print()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("reserved", "idle", "throttles", "cold starts", "p99", "environments", "30 days", "goals"):
+    headings = "provisioned", "reserved", "idle", "throttles", "cold starts", "p99", "environments", "30 days", "goals"
+    for heading in headings:
         table.add_column(heading, justify="right")
     for trial in found.trials:
         summary = trial.summary
         table.add_row(
+            f"{trial.provisioned:,}",
             "none" if trial.reserved is None else f"{trial.reserved:,}",
             f"{trial.idle_s:,g} s",
             f"{summary.throttles:,} ({summary.throttle_rate:.3%})",
@@ -168,14 +200,14 @@ def _print_recommendation(found: Recommendation) -> None:
             f"{summary.mean_environments:,.4g}",
             f"{summary.cost.month_usd:,.2f} USD",
             "met" if trial.met else "missed",
-            style="bold" if trial is found.best else None,
+            style="bold" if trial is found.best or trial is found.alternative else None,
         )
     console.print(table)
     console.print("\nWith the recommended setting:\n" if found.best else "\nAs it was given:\n")
 
 
 @contextlib.contextmanager
-def _told_errors() -> Iterator[None]:
+def told_errors() -> Iterator[None]:
     """What is wrong with the input, in one line; exit status 2."""
     from lambent.plan.workload import WorkloadError
 

@@ -13,6 +13,7 @@ import time
 
 from lambent.dataplane.plane import DataPlane
 from lambent.dataplane.routing import RoutingTable
+from lambent.dataplane.tenants import require_tenant
 from lambent.model.errors import ApiError, TooManyRequests
 from lambent.model.invocation import ThrottleReason
 from lambent.model.names import FunctionRef
@@ -36,7 +37,7 @@ class AsynchronousInvoker:
 
     def accept(self, ref: FunctionRef, invocation: Invocation) -> None:
         """Start it now. Raises ApiError when the function can not be invoked at all, or too many events wait."""
-        self._routing.resolve(ref)
+        require_tenant(self._routing.resolve(ref).version.spec, invocation.tenant_id)
         if len(self._pending) >= self._pending_max:
             raise TooManyRequests(
                 f"Rate Exceeded. {self._pending_max} asynchronous events wait already; send this one again later.",

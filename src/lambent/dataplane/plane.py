@@ -22,8 +22,10 @@ from lambent.core.events import (
     Complete,
     Dispatch,
     Drain,
+    EnvironmentDied,
     InvocationEnded,
     Invoke,
+    ProvisionedStatus,
     Reject,
     RejectReason,
     Reset,
@@ -35,9 +37,17 @@ from lambent.core.events import (
 )
 from lambent.core.scheduler import Scheduler
 from lambent.dataplane.routing import Target
-from lambent.model.errors import ApiError, ResourceNotFound, ServiceUnavailable, TooManyRequests
+from lambent.dataplane.tenants import Tenant, Tenants, require_tenant
+from lambent.model.errors import (
+    ApiError,
+    ResourceNotFound,
+    ServiceUnavailable,
+    SnapStartFailed,
+    SnapStartTimeout,
+    TooManyRequests,
+)
 from lambent.model.function import VersionSpec
-from lambent.model.invocation import Outcome
+from lambent.model.invocation import Outcome, ThrottleReason
 from lambent.worker.interface import Invocation, InvocationResult, Worker
 
 _log = logging.getLogger("lambent.dataplane")
@@ -61,7 +71,18 @@ class Recorder(Protocol):
 class _Flight:
     """A request between `invoke` and its answer."""
 
-    __slots__ = ("answered", "caller", "counted", "dispatched", "invocation", "metrics", "result", "version")
+    __slots__ = (
+        "answered",
+        "caller",
+        "counted",
+        "dispatched",
+        "invocation",
+        "metrics",
+        "provisioned",
+        "result",
+        "tenant",
+        "version",
+    )
 
     def __init__(self, invocation: Invocation, target: Target, caller: Caller) -> None:
         self.invocation = invocation
@@ -69,7 +90,8 @@ class _Flight:
         self.metrics = target.metrics
         self.caller = caller
         self.result: InvocationResult | None = None
-        self.answered = self.counted = self.dispatched = False
+        self.tenant: Tenant | None = None
+        self.answered = self.counted = self.dispatched = self.provisioned = False
 
 
 class DataPlane:
@@ -82,12 +104,17 @@ class DataPlane:
         self._recorder = recorder
         self._flights: dict[int, _Flight] = {}
         self._specs: dict[int, VersionSpec] = {}
+        #: Versions of which the scheduler does not know (yet), and what their callers are told.
+        self._refused: dict[int, ApiError] = {}
+        self.tenants = Tenants()
         self._requests = itertools.count(1)
         self._queue: collections.deque[AnyEvent] = collections.deque(maxlen=_QUEUE_MAX)
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ns = 0
         self._drained: asyncio.Future[None] | None = None
+        #: Told of what becomes of provisioned concurrency.
+        self.on_provisioned: Callable[[ProvisionedStatus], None] = lambda _: None
         self._carry: dict[type, Callable[[Any], None]] = {
             Start: self._start,
             Dispatch: self._dispatch,
@@ -96,6 +123,7 @@ class DataPlane:
             Reject: self._reject,
             Reset: self._reset,
             Stop: self._stop,
+            ProvisionedStatus: self._provisioned,
         }
 
     def attach(self, worker: Worker, memory_mib: int, environments_max: int) -> None:
@@ -107,13 +135,39 @@ class DataPlane:
 
     def invoke(self, target: Target, invocation: Invocation, caller: Caller, asynchronous: bool) -> None:
         """Run it. `invocation.request` is set here."""
+        if self._refused:
+            refusal = self._refused.get(target.version.id)
+            if refusal is not None:
+                caller.on_refused(refusal)
+                return
+        flight = _Flight(invocation, target, caller)
+        tenant = 0
+        if invocation.tenant_id or target.version.spec.tenancy:
+            try:
+                tenant = self._enter(flight)
+            except ApiError as error:
+                caller.on_refused(error)
+                return
         number = next(self._requests)
         invocation.request = number
-        flight = self._flights[number] = _Flight(invocation, target, caller)
-        self.tell(Invoke(number, target.version.id, asynchronous))
+        self._flights[number] = flight
+        self.tell(Invoke(number, target.version.id, asynchronous, tenant))
         if not flight.counted and number in self._flights:  # admitted: neither throttled nor rejected
             flight.counted = True
-            flight.metrics.started()
+            flight.metrics.started(flight.provisioned)
+
+    def _enter(self, flight: _Flight) -> int:
+        """The number of the request's tenant. Raises ApiError where that is not as the function wants it, or where the
+        function has all the environments that tenants may have."""
+        version = flight.version
+        require_tenant(version.spec, flight.invocation.tenant_id)
+        flight.tenant = self.tenants.enter(version, flight.invocation.tenant_id)
+        if flight.tenant is None:
+            is_reserved = version.function.reserved is not None
+            reason = ThrottleReason.RESERVED_CONCURRENCY if is_reserved else ThrottleReason.CONCURRENCY
+            flight.metrics.throttled(reason.value)
+            raise TooManyRequests("Rate Exceeded.", headers={"Retry-After": "1"}, Reason=reason.value)
+        return flight.tenant.number
 
     def keep_spec(self, version: int, spec: VersionSpec) -> None:
         """What to start when the scheduler names this version; call before VersionSet."""
@@ -122,6 +176,11 @@ class DataPlane:
     def drop_spec(self, version: int) -> None:
         """After VersionRetired: the scheduler starts nothing of it any more."""
         self._specs.pop(version, None)
+        self._refused.pop(version, None)
+
+    def refuse(self, version: int, error: ApiError) -> None:
+        """Answer requests for this version with `error`, until drop_spec."""
+        self._refused[version] = error
 
     @property
     def in_flight(self) -> int:
@@ -169,6 +228,8 @@ class DataPlane:
     # --- facts of the worker ----------------------------------------------------------------------------
 
     def on_fact(self, event: AnyEvent) -> None:
+        if type(event) is EnvironmentDied:
+            self.tenants.died(event.environment)
         self.tell(event)
 
     def on_response(self, environment: int, request: int, result: InvocationResult) -> None:
@@ -186,15 +247,22 @@ class DataPlane:
     # --- commands ---------------------------------------------------------------------------------------
 
     def _start(self, command: Start) -> None:
-        self.worker.start(command.environment, self._specs[command.version])
+        if command.tenant:
+            self.tenants.started(command.environment, command.tenant)
+        self.worker.start(command.environment, self._specs[command.version], command.initialization_type)
 
     def _dispatch(self, command: Dispatch) -> None:
         flight = self._flights[command.request]
         flight.dispatched = True
+        if command.provisioned:
+            flight.provisioned = True
+            if flight.counted:  # it has waited for a reset, and was counted when it was admitted
+                flight.metrics.abandoned()
+                flight.metrics.started(True)
         self.worker.dispatch(command.environment, flight.invocation, command.deadline_ns, command.cold, command.reinit)
 
     def _complete(self, command: Complete) -> None:
-        flight = self._flights.pop(command.request)
+        flight = self._land(command.request)
         self._count_end(flight, command.outcome)
         if command.outcome is Outcome.TIMEOUT:
             result = self.worker.expire(command.environment, flight.invocation.request_id, flight.version.timeout_s)
@@ -202,6 +270,15 @@ class DataPlane:
                 flight.caller.on_result(result)
         elif flight.answered:
             pass
+        elif command.outcome is Outcome.RESTORE_TIMEOUT:
+            flight.caller.on_refused(SnapStartTimeout("Lambda couldn't restore the snapshot within the timeout limit."))
+        elif flight.result is not None and flight.result.not_restored:
+            flight.caller.on_refused(
+                SnapStartFailed(
+                    "The afterRestore() runtime hook encountered an error. For more information, check the Amazon "
+                    "CloudWatch logs."
+                )
+            )
         elif flight.result is not None:
             flight.caller.on_result(flight.result)
         else:
@@ -213,18 +290,24 @@ class DataPlane:
             )
         self._check_drained()
 
+    def _land(self, request: int) -> _Flight:
+        flight = self._flights.pop(request)
+        if flight.tenant is not None:
+            self.tenants.leave(flight.tenant)
+        return flight
+
     def _count_end(self, flight: _Flight, outcome: Outcome) -> None:
         if not flight.counted:
-            flight.metrics.started()
+            flight.metrics.started(flight.provisioned)
         if not flight.dispatched:
             flight.metrics.abandoned()
             return
         result = flight.result
         duration_ms = flight.version.timeout_s * 1e3 if result is None else result.duration_ns / 1e6
-        flight.metrics.ended(duration_ms, outcome is not Outcome.SUCCESS)
+        flight.metrics.ended(duration_ms, outcome is not Outcome.SUCCESS, flight.provisioned)
 
     def _throttle(self, command: Throttle) -> None:
-        flight = self._flights.pop(command.request)
+        flight = self._land(command.request)
         if flight.counted:
             flight.metrics.abandoned()
         flight.metrics.throttled(command.reason.value)
@@ -239,7 +322,7 @@ class DataPlane:
         self._check_drained()
 
     def _reject(self, command: Reject) -> None:
-        flight = self._flights.pop(command.request)
+        flight = self._land(command.request)
         if flight.counted:
             flight.metrics.abandoned()
         if command.reason is RejectReason.DRAINING:
@@ -252,7 +335,11 @@ class DataPlane:
         self.worker.reset(command.environment)
 
     def _stop(self, command: Stop) -> None:
+        self.tenants.stopping(command.environment)
         self.worker.stop(command.environment)
+
+    def _provisioned(self, command: ProvisionedStatus) -> None:
+        self.on_provisioned(command)
 
     # --- draining ---------------------------------------------------------------------------------------
 

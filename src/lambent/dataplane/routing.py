@@ -20,7 +20,7 @@ from lambent.telemetry.lambda_metrics import FunctionHandle, LambdaMetrics
 class VersionEntry:
     """A runnable version: `id` is the scheduler's. A new deployment of $LATEST is a new entry."""
 
-    __slots__ = ("function", "handles", "id", "spec", "timeout_s")
+    __slots__ = ("function", "handles", "id", "provisioned", "spec", "timeout_s")
 
     def __init__(self, number: int, function: FunctionEntry, spec: VersionSpec) -> None:
         self.id = number
@@ -29,6 +29,8 @@ class VersionEntry:
         self.timeout_s = spec.timeout_s
         #: Metrics, by the qualifier that was called.
         self.handles: dict[str | None, FunctionHandle] = {}
+        #: Provisioned concurrency that is ready.
+        self.provisioned = 0
 
 
 class AliasEntry(NamedTuple):
@@ -99,6 +101,7 @@ class RoutingTable:
         handle = version.handles.get(qualifier)
         if handle is None:
             handle = self._metrics.function_handle(ref.key, version.spec.version, qualifier)
+            handle.allocated = version.provisioned
             version.handles[qualifier] = handle
         return Target(version, ref.key.arn(qualifier), handle)
 

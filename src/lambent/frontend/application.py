@@ -26,7 +26,11 @@ _log = logging.getLogger("lambent.frontend")
 _OWN = "/_lambent/"
 _INVOKE_ENDS = (b"/invocations", b"/response-streaming-invocations", b"/invoke-async", b"/invoke-async/")
 #: X-Amz-Target prefix -> service name.
-_TARGETS = {"Logs_20140328": "logs", "GraniteServiceVersion20100801": "monitoring"}
+_TARGETS = {
+    "Logs_20140328": "logs",
+    "GraniteServiceVersion20100801": "monitoring",
+    "AnyScaleFrontendService": "application-autoscaling",
+}
 
 
 class Service(Protocol):

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs, unquote
 from lambent.dataplane.asynchronous import AsynchronousInvoker
 from lambent.dataplane.plane import DataPlane
 from lambent.dataplane.routing import RoutingTable, Target
+from lambent.dataplane.tenants import require_tenant
 from lambent.frontend.connection import Connection, RawRequest
-from lambent.frontend.invoke_request import check_payload, client_context, trace, trace_line
+from lambent.frontend.invoke_request import check_payload, client_context, tenant, trace, trace_line
 from lambent.frontend.streaming import StreamCall
 from lambent.model.errors import ApiError, ServiceUnavailable, ValidationError
 from lambent.model.limits import ASYNC_PAYLOAD_MAX_BYTES, SYNC_PAYLOAD_MAX_BYTES
@@ -98,7 +99,7 @@ class InvokeEndpoint:
             self._accept(raw, ref, ASYNC_PAYLOAD_MAX_BYTES)
             connection.answer(raw, 202, trace_line(raw), b"")
         elif kind == b"DryRun":
-            self._routing.resolve(ref)
+            require_tenant(self._routing.resolve(ref).version.spec, tenant(raw))
             connection.answer(raw, 204, trace_line(raw), b"")
         else:
             raise ValidationError(
@@ -114,7 +115,7 @@ class InvokeEndpoint:
             call = StreamCall(self.refuse, connection, raw, target)
             self._plane.invoke(target, call.invocation, call, asynchronous=False)
         elif kind == b"DryRun":
-            self._routing.resolve(ref)
+            require_tenant(self._routing.resolve(ref).version.spec, tenant(raw))
             connection.answer(raw, 204, trace_line(raw), b"")
         else:
             raise ValidationError(
@@ -125,7 +126,7 @@ class InvokeEndpoint:
     def _accept(self, raw: RawRequest, ref: FunctionRef, limit_bytes: int) -> None:
         target = self._routing.resolve(ref)
         check_payload(raw, limit_bytes, "Event")
-        invocation = Invocation(0, raw.request_id, raw.body or b"{}", target.arn, trace(raw))
+        invocation = Invocation(0, raw.request_id, raw.body or b"{}", target.arn, trace(raw), tenant_id=tenant(raw))
         self._asynchronous.accept(ref, invocation)
 
 
@@ -149,7 +150,7 @@ class _Call:
             trace(raw),
             client_context(context) if context else "",
             "",
-            "",
+            tenant(raw),
             headers.get(b"x-amz-log-type") == b"Tail",
         )
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 
 import msgspec
 
 from lambent.frontend.connection import RawRequest
 from lambent.model.errors import InvalidParameterValue, InvalidRequestContent, RequestTooLarge
 from lambent.model.limits import CLIENT_CONTEXT_MAX_BYTES
+from lambent.wire.service_model import load
+from lambent.wire.validation import validate
 
 _JSON = msgspec.json.Decoder(msgspec.Raw)
+#: Shape TenantId of the service model.
+_is_tenant = re.compile(rb"[a-zA-Z0-9._:/=+\-@ ]{1,256}").fullmatch
 
 
 def trace(raw: RawRequest) -> str:
@@ -43,6 +48,19 @@ def check_payload(raw: RawRequest, limit_bytes: int, kind: str) -> None:
         raise InvalidRequestContent(
             f"Could not parse request body into json: Could not parse payload into json: {error}"
         ) from None
+
+
+def tenant(raw: RawRequest) -> str:
+    """X-Amz-Tenant-Id; "" where there is none. Raises ValidationError."""
+    value = raw.headers.get(b"x-amz-tenant-id")
+    if value is None:
+        return ""
+    text = value.decode("latin-1")
+    if not _is_tenant(value):
+        shape = load("lambda").operation("Invoke").input
+        assert shape is not None
+        validate({"FunctionName": "f", "TenantId": text}, shape)
+    return text
 
 
 def client_context(value: bytes) -> str:

@@ -15,7 +15,7 @@ import msgspec
 
 from lambent.dataplane.routing import Target
 from lambent.frontend.connection import Connection, RawRequest
-from lambent.frontend.invoke_request import client_context, trace, trace_line
+from lambent.frontend.invoke_request import client_context, tenant, trace, trace_line
 from lambent.model.errors import ApiError
 from lambent.wire.event_stream import encode_event, event_headers, frame
 from lambent.worker.interface import Invocation, InvocationResult, StreamSource
@@ -53,6 +53,7 @@ class StreamCall:
             target.arn,
             trace(raw),
             client_context=client_context(context) if context else "",
+            tenant_id=tenant(raw),
             wants_tail=headers.get(b"x-amz-log-type") == b"Tail",
             sink=self,
         )

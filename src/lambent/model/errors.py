@@ -85,6 +85,10 @@ class ResourceNotFound(ApiError):
     code, status, message_key = "ResourceNotFoundException", 404, "Message"
 
 
+class ProvisionedConcurrencyConfigNotFound(ApiError):
+    code, status, message_key = "ProvisionedConcurrencyConfigNotFoundException", 404, "message"
+
+
 class ResourceConflict(ApiError):
     code, status, message_key = "ResourceConflictException", 409, "message"
 
@@ -105,6 +109,20 @@ class NotImplementedYet(ApiError):
     """A thing of AWS that Lambent does not do; the message says so and names the way out."""
 
     code, status, message_key = "NotImplementedException", 501, "message"
+
+
+class SnapStartFailed(ApiError):
+    """An after-restore hook failed. (Code and statuses of these three: botocore's `lambda` model.)"""
+
+    code, status, message_key = "SnapStartException", 400, "Message"
+
+
+class SnapStartNotReady(ApiError):
+    code, status, message_key = "SnapStartNotReadyException", 409, "Message"
+
+
+class SnapStartTimeout(ApiError):
+    code, status, message_key = "SnapStartTimeoutException", 408, "Message"
 
 
 class ServiceUnavailable(ApiError):

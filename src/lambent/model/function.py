@@ -25,6 +25,13 @@ class ImageSpec(msgspec.Struct, frozen=True):
     environment: dict[str, str] = {}
 
 
+class DebugSpec(msgspec.Struct, frozen=True):
+    """Where a debugger attaches to an environment of a function: a port of 127.0.0.1. `wait`: Init waits for it."""
+
+    port: int
+    wait: bool = False
+
+
 class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a function, ready to run. Immutable: a change of code or configuration makes a new one.
 
@@ -50,6 +57,10 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
     revision_id: str = ""
     layers: tuple[str, ...] = ()
     image: ImageSpec | None = None
+    #: A published version with SnapStart: its environments are restored from a snapshot that is taken after Init.
+    snap_start: bool = False
+    #: Tenant isolation: an environment serves one tenant only, and every request names its tenant.
+    tenancy: bool = False
 
     @property
     def arn(self) -> str:

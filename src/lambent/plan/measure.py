@@ -46,6 +46,12 @@ class Levels:
         self.time_at[self.level] += now_ns - self.since_ns
         self.since_ns = now_ns
 
+    def begin(self, now_ns: int) -> None:
+        """Forget what was measured; stand where it stands."""
+        assert now_ns >= self.since_ns
+        self.since_ns, self.peak = now_ns, self.level
+        self.time_at[:] = [0] * (self.peak + 1)
+
     def successor(self) -> Levels:
         """Goes on where this one stands, and has measured nothing yet."""
         new = Levels(self.since_ns)
@@ -125,9 +131,15 @@ class Bin:
     requests: int = 0
     cold: int = 0
     throttled: int = 0
-    #: Level x nanoseconds.
+    spillovers: int = 0
+    #: Level x nanoseconds: requests in flight, those of them that wait for Init, and environments.
     busy_ns: int = 0
+    init_ns: int = 0
     environments_ns: int = 0
+    #: Provisioned: asked for, environments (those in Init too), and those of them with a request.
+    wanted_ns: int = 0
+    provisioned_ns: int = 0
+    provisioned_busy_ns: int = 0
     busy_peak: int = 0
 
     def merged(self, other: Bin) -> Bin:
@@ -135,8 +147,13 @@ class Bin:
             self.requests + other.requests,
             self.cold + other.cold,
             self.throttled + other.throttled,
+            self.spillovers + other.spillovers,
             self.busy_ns + other.busy_ns,
+            self.init_ns + other.init_ns,
             self.environments_ns + other.environments_ns,
+            self.wanted_ns + other.wanted_ns,
+            self.provisioned_ns + other.provisioned_ns,
+            self.provisioned_busy_ns + other.provisioned_busy_ns,
             max(self.busy_peak, other.busy_peak),
         )
 

@@ -11,8 +11,9 @@ from html import escape
 
 from lambent.plan.planner import Request
 from lambent.plan.plots import Chart, Series, charts, visible_top
+from lambent.plan.recommend import Recommendation, Trial
 from lambent.plan.summary import Summary
-from lambent.plan.words import lines, notes, opening
+from lambent.plan.words import lines, notes, opening, option_words
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 560, 210, 56, 24, 8
 
@@ -28,7 +29,7 @@ svg{width:100%;height:auto}text{font-size:11px;fill:#4b5563}.key{font-size:.8rem
 """
 
 
-def page(request: Request, summary: Summary) -> str:
+def page(request: Request, summary: Summary, found: Recommendation | None = None) -> str:
     drawn = "\n".join(_chart(chart, summary) for chart in charts(request, summary))
     rows = "\n".join(
         f'<tr><td>{escape(line.name)}</td><td class="n">{escape(line.simulated)}</td>'
@@ -49,17 +50,72 @@ def page(request: Request, summary: Summary) -> str:
 </table>
 {remarks}
 {_functions(summary)}
+{"" if found is None else _tried(found)}
 </body></html>
 """
 
 
 def _setting(request: Request, summary: Summary) -> str:
     reserved = f", reserved {' '.join(request.reserved)}" if request.reserved else ""
+    provisioned = f", provisioned {' '.join(request.provisioned)}" if request.provisioned else ""
     idle_s = request.rules().idle_ns / 1e9
     return (
         f"{summary.invocations:,} requests in {summary.simulated_s:,.0f} s simulated; profile {summary.profile}; "
-        f"idle environments end after {idle_s:g} s; account limit {summary.account_concurrency:,}{reserved}; "
+        f"idle environments end after {idle_s:g} s; account limit {summary.account_concurrency:,}"
+        f"{reserved}{provisioned}; "
         f"{summary.prices}"
+    )
+
+
+def _tried(found: Recommendation) -> str:
+    """What each setting costs and gives: the trade-off, as two curves over the settings and a table."""
+    trials = found.trials
+    bars = [
+        _bars("Cold starts of each setting", [trial.summary.cold_start_rate * 100 for trial in trials], found, "%"),
+        _bars("Throttles of each setting", [trial.summary.throttle_rate * 100 for trial in trials], found, "%"),
+        _bars("30 days of each setting", [trial.summary.cost.month_usd for trial in trials], found, "USD"),
+    ]
+    rows = "\n".join(
+        f'<tr><td class="n">{number}</td><td>{escape(option_words(trial))}</td>'
+        f'<td class="n">{trial.summary.throttle_rate:.3%}</td><td class="n">{trial.summary.cold_start_rate:.3%}</td>'
+        f'<td class="n">{trial.summary.latency_ms["p99"]:,.4g}</td>'
+        f'<td class="n">{trial.summary.cost.month_usd:,.2f}</td><td>{_mark(trial, found)}</td></tr>'
+        for number, trial in enumerate(trials, 1)
+    )
+    return f"""<h2>What was tried</h2><p>{escape(found.why)}</p>
+<div class="charts">{"".join(bars)}</div>
+<table><tr><th></th><th>setting</th><th class="n">throttles</th><th class="n">cold starts</th><th class="n">p99, ms</th>
+<th class="n">USD in 30 days</th><th></th></tr>
+{rows}
+</table>"""
+
+
+def _mark(trial: Trial, found: Recommendation) -> str:
+    if trial is found.best:
+        return "<b>recommended</b>"
+    return "<b>or this</b>" if trial is found.alternative else "met" if trial.met else "missed"
+
+
+def _bars(title: str, values: list[float], found: Recommendation, unit: str) -> str:
+    """One bar for each trial, in the order of the table; those that meet the goals are green."""
+    top = _round_up(max([*values, 1e-9]))
+    width = (_WIDTH - _LEFT) / max(1, len(values))
+    parts = []
+    for step in range(5):
+        y = _y(top * step / 4, top)
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH}" y1="{y}" y2="{y}" stroke="#e5e7eb"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{top * step / 4:,.4g}</text>')
+    for number, (value, trial) in enumerate(zip(values, found.trials, strict=True)):
+        colour = "#2563eb" if trial is found.best else "#059669" if trial.met else "#9ca3af"
+        x, y = _LEFT + number * width, _y(value, top)
+        parts.append(
+            f'<rect x="{x + width * 0.1:.1f}" y="{y}" width="{width * 0.8:.1f}" height="{_y(0, top) - y:.1f}" '
+            f'fill="{colour}"/><text x="{x + width / 2:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{number + 1}</text>'
+        )
+    return (
+        f'<div><h2>{escape(title)}</h2><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg><div class="key">({escape(unit)}; blue: recommended, '
+        "green: meets the goals, grey: misses them)</div></div>"
     )
 
 
@@ -69,13 +125,16 @@ def _functions(summary: Summary) -> str:
     rows = "\n".join(
         f'<tr><td>{escape(line.name)}</td><td class="n">{line.memory_mib:,}</td>'
         f'<td class="n">{"" if line.reserved is None else f"{line.reserved:,}"}</td>'
+        f'<td class="n">{f"{line.provisioned:,.4g}" if line.provisioned else ""}</td>'
         f'<td class="n">{line.invocations:,}</td><td class="n">{line.cold_starts:,}</td>'
+        f'<td class="n">{line.spillovers:,}</td>'
         f'<td class="n">{line.throttles:,}</td><td class="n">{line.gb_s:,.1f}</td></tr>'
         for line in summary.functions
     )
     return f"""<h2>The {len(summary.functions)} most expensive of {summary.functions_count:,} functions</h2>
-<table><tr><th>function</th><th class="n">MB</th><th class="n">reserved</th><th class="n">requests</th>
-<th class="n">cold starts</th><th class="n">throttles</th><th class="n">GB-s</th></tr>
+<table><tr><th>function</th><th class="n">MB</th><th class="n">reserved</th><th class="n">provisioned</th>
+<th class="n">requests</th><th class="n">cold starts</th><th class="n">spillovers</th>
+<th class="n">throttles</th><th class="n">GB-s</th></tr>
 {rows}
 </table>"""
 

@@ -43,6 +43,7 @@ class Chart:
 
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed"
+_TEAL = "#0d9488"
 
 
 def charts(request: Request, summary: Summary) -> list[Chart]:
@@ -51,28 +52,56 @@ def charts(request: Request, summary: Summary) -> list[Chart]:
     if not column:
         return []
     spent_usd: list[float] = []
-    requests_usd = summary.cost.total_usd / summary.served if summary.served else 0.0
-    for requests, throttles in zip(column["requests"], column["throttles"], strict=True):
-        spent_usd.append((spent_usd[-1] if spent_usd else 0.0) + (requests - throttles) * requests_usd)
+    # Provisioned concurrency is paid by time and count, the rest with the requests.
+    kept_usd = summary.cost.provisioned_kept_usd
+    requests_usd = (summary.cost.total_usd - kept_usd) / summary.served if summary.served else 0.0
+    lengths_s = [end - start for start, end in zip(column["start_s"], column["end_s"], strict=True)]
+    kept = [length * wanted for length, wanted in zip(lengths_s, column["provisioned_wanted"], strict=True)]
+    kept_unit_usd = kept_usd / sum(kept) if sum(kept) else 0.0
+    for requests, throttles, wanted in zip(column["requests"], column["throttles"], kept, strict=True):
+        before = spent_usd[-1] if spent_usd else 0.0
+        spent_usd.append(before + (requests - throttles) * requests_usd + wanted * kept_unit_usd)
     peak, mean = column["concurrency_peak"], column["concurrency_mean"]
-    return [
+    found = [
         Chart(
             "Concurrency against the limits",
             "requests in flight",
             [Series("peak", "#93c5fd", peak, filled=True), Series("mean", _BLUE, mean)],
             _limits(request, summary),
         ),
-        Chart(
-            "Environments",
-            "environments",
-            [Series("alive", "#a7f3d0", column["environments_mean"], filled=True), Series("busy", _GREEN, mean)],
-            [],
-        ),
+        _states(column),
         Chart("Requests", "in each stretch", [Series("requests", _PURPLE, column["requests"])], []),
         Chart("Cold starts", "in each stretch", [Series("cold starts", _ORANGE, column["cold_starts"], True)], []),
         Chart("Throttles", "in each stretch", [Series("throttles", _RED, column["throttles"], True)], []),
-        Chart("Cost so far", "USD", [Series("requests and duration", _BLUE, spent_usd)], []),
+        Chart("Cost so far", "USD", [Series("all of it", _BLUE, spent_usd)], []),
     ]
+    if summary.provisioned is not None:
+        series = [
+            Series("asked for", "#99f6e4", column["provisioned_wanted"], filled=True),
+            Series("busy", _TEAL, column["provisioned_busy"]),
+        ]
+        found.insert(2, Chart("Provisioned concurrency", "environments", series, []))
+        spilled = [Series("spillovers", _ORANGE, column["spillovers"], filled=True)]
+        found.insert(3, Chart("Spillovers", "in each stretch", spilled, []))
+    return found
+
+
+def _states(column: dict[str, list[float]]) -> Chart:
+    """Stacked: each series is drawn over the ones that it is part of, the sum of all first."""
+    layers = [
+        ("idle", "#d1fae5", column["idle"]),
+        ("busy", _GREEN, column["busy"]),
+        ("init", _ORANGE, column["init"]),
+        ("provisioned, idle", "#99f6e4", column["provisioned_idle"]),
+        ("provisioned, busy", _TEAL, column["provisioned_busy"]),
+    ]
+    series: list[Series] = []
+    sums = [0.0] * len(column["idle"])
+    for name, colour, values in reversed(layers):
+        sums = [below + value for below, value in zip(sums, values, strict=True)]
+        if any(values):
+            series.append(Series(name, colour, sums, filled=True))
+    return Chart("Environments by state", "environments, stacked", series[::-1], [])
 
 
 def _limits(request: Request, summary: Summary) -> list[Limit]:

@@ -15,7 +15,8 @@ import dataclasses
 from typing import Final
 
 from lambent.core.admission import ScalingProfile
-from lambent.model.limits import IDLE_RECLAIM_S, NS_PER_S
+from lambent.core.provisioner import PROVISIONED_STARTING_MAX
+from lambent.model.limits import IDLE_RECLAIM_S, NS_PER_S, PROVISIONED_BURST_ENVIRONMENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Profile:
     lone_idle_ns: int | None = None
     #: The host takes an environment away at this age, as soon as it is not busy. None: never.
     life_ns: int | None = None
+    #: Provisioned environments of one function that may be in Init at once: AWS has many hosts for them.
+    provisioned_starting_max: int = PROVISIONED_STARTING_MAX
 
     def with_idle(self, idle_ns: int) -> Profile:
         """The user knows the idle time better."""
@@ -40,6 +43,7 @@ AWS: Final = Profile(
     idle_ns=1_000 * NS_PER_S,
     lone_idle_ns=640 * NS_PER_S,
     life_ns=7_380 * NS_PER_S,
+    provisioned_starting_max=PROVISIONED_BURST_ENVIRONMENTS,
 )
 CURRENT: Final = Profile("current", ScalingProfile.CURRENT, IDLE_RECLAIM_S * NS_PER_S)
 CLASSIC: Final = Profile("classic", ScalingProfile.CLASSIC, IDLE_RECLAIM_S * NS_PER_S)

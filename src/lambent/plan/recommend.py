@@ -4,9 +4,15 @@ For: the command line. It must not use formulas: each candidate is simulated wit
 differ in nothing but the setting. Outcomes: a `Recommendation` with all that was tried; WorkloadError for goals that
 make no sense.
 
-Reserved concurrency: more of it never throttles more, so the smallest that meets the goal is found by bisection
-between 0 and what the workload used when only the account limited it. Idle time: doubled until cold starts and latency
-meet their goals, or a day is reached.
+Cold starts and latency first. Idle time is doubled until they meet their goals, or a day is reached; beside it, or if
+no idle time does it, the smallest provisioned concurrency is found by bisection between 0 and what the workload used
+when only the account limited it. The idle time costs nothing but memory, and is Lambent's to set, not AWS's: in
+the `aws` profile only provisioned concurrency is looked for. Then reserved concurrency: more of it never throttles
+more, so the smallest that meets the goal is found by bisection as well.
+
+Several functions are bisected at the same time, each towards its own goal: one simulation of the account moves the
+bounds of all of them. They disturb each other only through the account's limit, which goals without throttles keep
+them from.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from lambent.plan.planner import Request, simulate
-from lambent.plan.summary import Summary
+from lambent.plan.summary import FUNCTIONS_LISTED_MAX, FunctionLine, Summary
 from lambent.plan.workload import WorkloadError
 
 #: Longer than a day nobody keeps an environment without a request.
@@ -54,8 +60,13 @@ class Goals:
     def throttles_met(self, summary: Summary) -> bool:
         return self.throttles.met(summary.throttles, summary.invocations)
 
-    def others_met(self, summary: Summary) -> bool:
-        cold = self.cold_starts is None or self.cold_starts.met(summary.cold_starts, summary.served)
+    def throttles_met_by(self, _: Summary, line: FunctionLine) -> bool:
+        return self.throttles.met(line.throttles, line.invocations)
+
+    def cold_met(self, summary: Summary, line: FunctionLine) -> bool:
+        """And latency, which is that of all functions together."""
+        served = line.invocations - line.throttles
+        cold = self.cold_starts is None or self.cold_starts.met(line.cold_starts, served)
         return cold and (self.p99_ms is None or summary.latency_ms["p99"] <= self.p99_ms)
 
 
@@ -74,95 +85,197 @@ def _milliseconds(text: str) -> float:
     return float(found[1]) * _UNITS_MS[found[2]]
 
 
+#: For each function: reserved (None: only the account limits) and provisioned concurrency.
+Choice = dict[str, tuple[int | None, int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """One setting and what came of it."""
 
-    #: None: only the account limits.
-    reserved: int | None
+    choice: Choice
     idle_s: float
     #: As an option; None: the profile's own.
     idle_s_given: float | None
     summary: Summary
     met: bool
 
+    @property
+    def reserved(self) -> int | None:
+        """Of all functions together; None: at least one has none."""
+        values = [reserved for reserved, _ in self.choice.values()]
+        return None if None in values else sum(reserved or 0 for reserved in values)
+
+    @property
+    def provisioned(self) -> int:
+        return sum(provisioned for _, provisioned in self.choice.values())
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "reserved": self.reserved,
+            "provisioned": self.provisioned,
+            "idle_seconds": self.idle_s,
+            "met": self.met,
+            "throttles": self.summary.throttles,
+            "cold_starts": self.summary.cold_starts,
+            "p99_ms": self.summary.latency_ms["p99"],
+            "mean_environments": self.summary.mean_environments,
+            "month_usd": self.summary.cost.month_usd,
+            "functions": {
+                name: {"reserved": reserved, "provisioned": provisioned}
+                for name, (reserved, provisioned) in self.choice.items()
+            },
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
     #: The answer; None: nothing that was tried meets the goals.
     best: Trial | None
-    #: By idle time, then by reserved concurrency.
+    #: By idle time, then by provisioned and by reserved concurrency.
     trials: list[Trial]
     why: str
+    #: With provisioned concurrency instead of a longer idle time; None: there is nothing else to choose.
+    alternative: Trial | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
             "met": self.best is not None,
             "reserved": None if self.best is None else self.best.reserved,
+            "provisioned": None if self.best is None else self.best.provisioned,
             "idle_seconds": None if self.best is None else self.best.idle_s,
+            "functions": None if self.best is None else self.best.as_json()["functions"],
             "why": self.why,
-            "trials": [
-                {
-                    "reserved": trial.reserved,
-                    "idle_seconds": trial.idle_s,
-                    "met": trial.met,
-                    "throttles": trial.summary.throttles,
-                    "cold_starts": trial.summary.cold_starts,
-                    "p99_ms": trial.summary.latency_ms["p99"],
-                    "mean_environments": trial.summary.mean_environments,
-                    "month_usd": trial.summary.cost.month_usd,
-                }
-                for trial in self.trials
-            ],
+            "alternative": None if self.alternative is None else self.alternative.as_json(),
+            "trials": [trial.as_json() for trial in self.trials],
         }
 
 
 def recommend(request: Request, goals: Goals, progress: Callable[[int, int], None] | None = None) -> Recommendation:
-    if request.reserved:
-        raise WorkloadError("--recommend looks for the reserved concurrency; leave --reserved out")
+    for name in request.functions_set:
+        _check_free(request.for_function(name))
+    _check_free(request)
     search = _Search(request, goals, progress)
-    idle_s = request.rules().idle_ns / 1e9
-    free = search.trial(None, request.idle_s)
-    if free.summary.functions_count != 1:
+    free = search.trial({}, request.idle_s)
+    if free.summary.functions_count > FUNCTIONS_LISTED_MAX:
         raise WorkloadError(
-            f"--recommend is for one function, this workload has {free.summary.functions_count:,}: filter the trace"
+            f"--recommend is for at most {FUNCTIONS_LISTED_MAX} functions, this workload has "
+            f"{free.summary.functions_count:,}: filter the trace"
         )
+    if free.summary.functions_count > 1 and goals.p99_ms is not None:
+        raise WorkloadError("--p99 is a goal for one function: leave it out, or filter the trace")
+    start: Choice = {line.name: (None, 0) for line in free.summary.functions}
+    free = search.trial(start, request.idle_s)
     if not goals.throttles_met(free.summary):
         return search.answer(
             None, "the account's own limits throttle more than the goal allows: ask for a higher --account-concurrency"
         )
-    chosen_s = request.idle_s
-    while not goals.others_met(free.summary):
-        idle_s *= 2
-        if idle_s > IDLE_MAX_S or idle_s == 0:
-            return search.answer(
-                None,
-                "no idle time up to a day meets the goals for cold starts and p99: durations, Init or the first "
-                "fill alone are above them (provisioned concurrency would help; the scheduler does not have it yet)",
-            )
-        chosen_s = idle_s
-        free = search.trial(None, chosen_s)
-    best = _smallest(search, goals, free, chosen_s)
+    if search.unmet(free, goals.cold_met):
+        idle_s = _longer_idle(search, start) if request.rules().life_ns is None else None
+        provisioned = _provisioned(search, free)
+        by_idle = None if idle_s is None else _reserved(search, search.trial(start, idle_s))
+        by_count = None if provisioned is None else _reserved(search, provisioned)
+        if by_idle is not None:
+            why = "the shortest idle time of a doubling series, and the smallest reserved concurrency"
+            return search.answer(by_idle, why, by_count)
+        if by_count is not None:
+            return search.answer(by_count, "the smallest provisioned and reserved concurrency that meet the goals")
+        return search.answer(
+            None,
+            "no idle time up to a day and no provisioned concurrency meets the goals: durations alone, or spillovers "
+            "at the account's limit, are above them",
+        )
+    best = _reserved(search, free)
     return search.answer(best, "the smallest reserved concurrency that meets the goals" if best else "not reachable")
 
 
-def _smallest(search: _Search, goals: Goals, free: Trial, idle_s: float | None) -> Trial | None:
-    low, high = 0, max(1, free.summary.peak_concurrency)
-    best = search.trial(high, idle_s)
+def _check_free(request: Request) -> None:
+    if request.reserved:
+        raise WorkloadError("--recommend looks for the reserved concurrency; leave --reserved out")
+    if request.provisioned or request.provisioned_schedule or request.provisioned_target is not None:
+        raise WorkloadError("--recommend looks for the provisioned concurrency; leave --provisioned... out")
+    if request.snap_start:
+        raise WorkloadError("--recommend can not choose provisioned concurrency with SnapStart; leave --snapstart out")
+
+
+def _longer_idle(search: _Search, choice: Choice) -> float | None:
+    """The first of a doubling series that meets the goals for cold starts and latency."""
+    idle_s = search.request.rules().idle_ns / 1e9
+    while idle_s and 2 * idle_s <= IDLE_MAX_S:
+        idle_s *= 2
+        if not search.unmet(search.trial(choice, idle_s), search.goals.cold_met):
+            return idle_s
+    return None
+
+
+def _provisioned(search: _Search, free: Trial) -> Trial | None:
+    """The smallest counts that meet the goals for cold starts and latency."""
+
+    def choose(choice: Choice, name: str, count: int) -> None:
+        choice[name] = (choice[name][0], count)
+
+    unmet = search.unmet(free, search.goals.cold_met)
+    highest = {line.name: line.environments_peak for line in free.summary.functions if line.name in unmet}
+    return _bisect(search, free, highest, choose, search.goals.cold_met)
+
+
+def _reserved(search: _Search, free: Trial) -> Trial | None:
+    """The smallest reservations with which the goal for throttles is still met."""
+
+    def choose(choice: Choice, name: str, count: int) -> None:
+        choice[name] = (max(count, choice[name][1]), choice[name][1])
+
+    # Environments of one function; the busy ones of a single function are known better.
+    highest = {line.name: max(1, line.environments_peak) for line in free.summary.functions}
+    if len(highest) == 1:
+        highest = dict.fromkeys(highest, max(1, free.summary.peak_concurrency))
+    found = _bisect(search, free, highest, choose, search.goals.throttles_met_by)
+    return found if found is not None and found.met else None
+
+
+def _bisect(
+    search: _Search,
+    start: Trial,
+    highest: dict[str, int],
+    choose: Callable[[Choice, str, int], None],
+    met: Callable[[Summary, FunctionLine], bool],
+) -> Trial | None:
+    """The smallest number for each of these functions with which it meets its goal, all at the same time."""
+    low, high = dict.fromkeys(highest, 0), dict(highest)
+
+    def trial(numbers: dict[str, int]) -> Trial:
+        choice = dict(start.choice)
+        for name, number in numbers.items():
+            choose(choice, name, number)
+        return search.trial(choice, start.idle_s_given)
+
+    best = trial(high)
     # The request rate counts too: 10 a second for each unit.
-    while not goals.throttles_met(best.summary):
-        if high >= search.request.account_concurrency:
-            return None
-        low, high = high, min(2 * high, search.request.account_concurrency)
-        best = search.trial(high, idle_s)
-    while high - low > 1:
-        middle = (low + high) // 2
-        tried = search.trial(middle, idle_s)
-        if goals.throttles_met(tried.summary):
-            best, high = tried, middle
-        else:
-            low = middle
-    return best if best.met else None
+    while unmet := search.unmet(best, met) & high.keys():
+        for name in unmet:
+            if high[name] >= search.request.account_concurrency:
+                return None
+            low[name], high[name] = high[name], min(2 * high[name], search.request.account_concurrency)
+        best = trial(high)
+    while any(high[name] - low[name] > 1 for name in high):
+        middle = {
+            name: (low[name] + high[name] + 1) // 2 if high[name] - low[name] > 1 else high[name] for name in high
+        }
+        tried = trial(middle)
+        unmet = search.unmet(tried, met)
+        for name, number in middle.items():
+            if name in unmet:
+                low[name] = number
+            else:
+                high[name] = number
+    # 0 of both may do.
+    for name in high:
+        if high[name] == 1:
+            without = trial(high | {name: 0})
+            if name not in search.unmet(without, met):
+                high[name] = 0
+    best = trial(high)
+    return None if search.unmet(best, met) & high.keys() else best
 
 
 class _Search:
@@ -170,25 +283,44 @@ class _Search:
 
     def __init__(self, request: Request, goals: Goals, progress: Callable[[int, int], None] | None) -> None:
         self.request = request
-        self._goals = goals
+        self.goals = goals
         self._progress = progress
-        self._trials: dict[tuple[int | None, float | None], Trial] = {}
+        self._trials: dict[tuple[tuple[tuple[str, int | None, int], ...], float | None], Trial] = {}
 
-    def trial(self, reserved: int | None, idle_s: float | None) -> Trial:
-        known = self._trials.get((reserved, idle_s))
+    def trial(self, choice: Choice, idle_s: float | None) -> Trial:
+        key = tuple((name, *numbers) for name, numbers in sorted(choice.items())), idle_s
+        known = self._trials.get(key)
         if known is not None:
             return known
-        changed = dataclasses.replace(
-            self.request, reserved=() if reserved is None else (str(reserved),), idle_s=idle_s
-        )
+        changed = chosen(self.request, choice, idle_s)
         summary = simulate(changed, self._progress)
-        met = self._goals.throttles_met(summary) and self._goals.others_met(summary)
-        trial = Trial(reserved, changed.rules().idle_ns / 1e9, idle_s, summary, met)
-        self._trials[reserved, idle_s] = trial
+        trial = Trial(dict(choice), changed.rules().idle_ns / 1e9, idle_s, summary, met=False)
+        met = not self.unmet(trial, self.goals.throttles_met_by) and not self.unmet(trial, self.goals.cold_met)
+        trial = dataclasses.replace(trial, met=met)
+        if choice:
+            self._trials[key] = trial
         return trial
 
-    def answer(self, best: Trial | None, why: str) -> Recommendation:
-        def order(trial: Trial) -> tuple[float, float]:
-            return trial.idle_s, math.inf if trial.reserved is None else trial.reserved
+    def unmet(self, trial: Trial, met: Callable[[Summary, FunctionLine], bool]) -> set[str]:
+        """Functions that miss this goal."""
+        return {line.name for line in trial.summary.functions if not met(trial.summary, line)}
 
-        return Recommendation(best, sorted(self._trials.values(), key=order), why)
+    def answer(self, best: Trial | None, why: str, alternative: Trial | None = None) -> Recommendation:
+        def order(trial: Trial) -> tuple[float, ...]:
+            return trial.idle_s, trial.provisioned, math.inf if trial.reserved is None else trial.reserved
+
+        return Recommendation(best, sorted(self._trials.values(), key=order), why, alternative)
+
+
+def chosen(request: Request, choice: Choice, idle_s: float | None) -> Request:
+    """The request with these settings."""
+    if set(choice) == {"function"} and request.config is None:
+        reserved, provisioned = choice["function"]
+        return dataclasses.replace(
+            request,
+            reserved=() if reserved is None else (str(reserved),),
+            provisioned=(str(provisioned),) if provisioned else (),
+            idle_s=idle_s,
+        )
+    settings = tuple((name, *numbers) for name, numbers in choice.items())
+    return dataclasses.replace(request, chosen=settings, idle_s=idle_s)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from lambent.model.limits import MEMORY_DEFAULT_MIB, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NS_PER_S, TIMEOUT_MAX_S
+from lambent.plan.provisioning import Provisioning
 
 #: 300 years. Nanoseconds beyond would not fit into 63 bits.
 SECONDS_MAX: Final = 9e9
@@ -44,6 +45,12 @@ class PlannedFunction:
     memory_mib: int = MEMORY_DEFAULT_MIB
     reserved: int | None = None
     timeout_ns: int = TIMEOUT_MAX_S * NS_PER_S
+    #: Of environments that no request waits for: provisioned ones.
+    init_ns: int = 0
+    provisioning: Provisioning | None = None
+    #: Environments are restored, in restore_ns, instead of initialised.
+    snap_start: bool = False
+    restore_ns: int = 0
 
 
 # --- durations ------------------------------------------------------------------------------------------
@@ -179,19 +186,28 @@ def _check_rate(*rates: float) -> None:
 
 
 def generated(
-    rate: Rate, seconds: float, durations: Durations, init_ns: int, *, poisson: bool, rng: random.Random
+    rate: Rate,
+    seconds: float,
+    durations: Durations,
+    init_ns: int,
+    *,
+    poisson: bool,
+    rng: random.Random,
+    index: int = 0,
 ) -> Iterator[Arrival]:
-    """Arrivals of one function at this rate: by chance (Poisson), or evenly spaced."""
+    """Arrivals of one function, the one with this index, at this rate: by chance (Poisson), or evenly spaced."""
     if not 0 < seconds <= SECONDS_MAX:
         raise WorkloadError(f"the time to simulate must be more than 0 s, not {seconds}")
     if rate.peak == 0:
         return iter(())
     if not poisson:
-        return _even(rate, seconds, durations, init_ns)
-    return _poisson(rate, seconds, durations, init_ns, rng)
+        return _even(rate, seconds, durations, init_ns, index)
+    return _poisson(rate, seconds, durations, init_ns, rng, index)
 
 
-def _poisson(rate: Rate, seconds: float, durations: Durations, init_ns: int, rng: random.Random) -> Iterator[Arrival]:
+def _poisson(
+    rate: Rate, seconds: float, durations: Durations, init_ns: int, rng: random.Random, index: int
+) -> Iterator[Arrival]:
     """A rate that changes is made from the highest one by dropping arrivals (thinning)."""
     draw, log = rng.random, math.log
     gap_ns = NS_PER_S / rate.peak
@@ -203,13 +219,13 @@ def _poisson(rate: Rate, seconds: float, durations: Durations, init_ns: int, rng
         if now_ns >= end_ns:
             return
         if everything or draw() * peak < at(now_ns / NS_PER_S):
-            yield int(now_ns), durations(), init_ns, 0
+            yield int(now_ns), durations(), init_ns, index
 
 
-def _even(rate: Rate, seconds: float, durations: Durations, init_ns: int) -> Iterator[Arrival]:
+def _even(rate: Rate, seconds: float, durations: Durations, init_ns: int, index: int) -> Iterator[Arrival]:
     if rate.steady:
         for number in range(math.ceil(seconds * rate.peak - 1e-9)):
-            yield int(number * NS_PER_S / rate.peak), durations(), init_ns, 0
+            yield int(number * NS_PER_S / rate.peak), durations(), init_ns, index
         return
     # One arrival for each whole request that the rate has summed up to, in steps of at most 10 ms.
     step_s = min(0.01, 1 / rate.peak)
@@ -218,7 +234,7 @@ def _even(rate: Rate, seconds: float, durations: Durations, init_ns: int) -> Ite
         due += rate.at(step * step_s) * step_s
         if due >= 1:
             due -= 1
-            yield int(step * step_s * NS_PER_S), durations(), init_ns, 0
+            yield int(step * step_s * NS_PER_S), durations(), init_ns, index
 
 
 # --- traces ---------------------------------------------------------------------------------------------
@@ -235,6 +251,26 @@ class Trace:
         self._path = path
         self._make_function = make_function
         self._init_ns = init_ns
+
+    def names(self) -> list[str]:
+        """Of its functions, in the order in which they come: reads the file once more."""
+        found: dict[str, None] = {}
+        try:
+            with open_text(self._path) as file:
+                reader = csv.reader(file)
+                header = [name.strip() for name in next(reader, [])]
+                if "function" not in header:
+                    return ["function"]
+                column = header.index("function")
+                found = dict.fromkeys(row[column] for row in reader if len(row) > column)
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+            raise WorkloadError(f"{self._path}: cannot be read: {error}") from error
+        return list(found)
+
+    def know(self, names: Iterable[str]) -> None:
+        """These functions are there from the start. Before it is iterated."""
+        known = {function.name for function in self.functions}
+        self.functions += [self._make_function(name) for name in names if name not in known]
 
     def __iter__(self) -> Iterator[Arrival]:
         try:

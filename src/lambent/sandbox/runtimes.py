@@ -37,6 +37,8 @@ class Row(NamedTuple):
     fixed_at_start: frozenset[str] = frozenset({"AWS_LAMBDA_EXEC_WRAPPER"})
     #: Whether AWS_EXECUTION_ENV, LANG and the like are set (not for provided.*).
     managed: bool = True
+    #: What goes behind the program for a debugger to attach, with {option}, {host} and {port}. A fork has its own way.
+    inspect: tuple[str, ...] = ()
 
 
 _NODE = ("{program}", "{runtime}/main.cjs")
@@ -55,6 +57,7 @@ ROWS = (
         start=(_NODE,),
         park=(*_NODE, "--parked", "3"),
         parked_max=3,
+        inspect=("{option}={host}:{port}",),
         environ={
             "NODE_PATH": "{layers}/nodejs/node{major}/node_modules:{layers}/nodejs/node_modules:"
             "/var/runtime/node_modules:/var/runtime:{task}",

@@ -30,16 +30,18 @@ from lambent.dataplane.deployments import Deployments
 from lambent.dataplane.plane import DataPlane
 from lambent.dataplane.routing import RoutingTable
 from lambent.frontend.application import Application, Service
+from lambent.frontend.debugging import debug_page
 from lambent.frontend.function_urls.endpoint import FunctionUrlEndpoint
 from lambent.frontend.invoke import InvokeEndpoint
 from lambent.frontend.listener import Listener, bind
-from lambent.frontend.pages import own_pages
+from lambent.frontend.pages import own_pages, top_page
 from lambent.frontend.upstream import Upstream
 from lambent.model.function import VersionSpec
 from lambent.model.function_url import url_base
 from lambent.model.limits import MIB, NS_PER_S
 from lambent.sandbox import interpreters, privilege
 from lambent.server.settings import CpuLimit, SandboxChoice, Settings
+from lambent.services.autoscaling import PERIOD_S, Room, Scaler, make_autoscaling_service
 from lambent.services.cloudwatch import make_cloudwatch_service
 from lambent.services.lambda_.control import LambdaSettings
 from lambent.services.lambda_.service import make_lambda_service
@@ -142,6 +144,14 @@ def _lock(data_dir: Path) -> IO[str]:
     return file
 
 
+def _scaling_period_s() -> int:
+    """How often Application Auto Scaling looks at the metrics; shorter than AWS's minute for trying it out."""
+    text = os.environ.get("LAMBENT_AUTOSCALING_PERIOD_SECONDS", str(PERIOD_S))
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= PERIOD_S):
+        raise CanNotStart(f"LAMBENT_AUTOSCALING_PERIOD_SECONDS={text}: not a whole number from 1 to {PERIOD_S}.")
+    return int(text)
+
+
 def _raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -224,10 +234,15 @@ class _Server:
         code = CodeStore(data / "code", ImageSettings(settings.image_dirs, settings.docker_config))
         logs = LogStore(data / "logs", settings.log_retention_mib * MIB)
         metric_store = MetricStore(data / "metrics.db")
-        metrics = LambdaMetrics()
+        scaling_period_s = _scaling_period_s()
+        metrics = LambdaMetrics(utilization_resolution_s=1 if scaling_period_s < PERIOD_S else PERIOD_S)
         metric_store.add_source(metrics)
         database, _, _ = await asyncio.gather(Database.open(data / "state.db"), logs.start(), metric_store.start())
-        scheduler = Scheduler(ScalingProfile(settings.profile.value), int(settings.idle_s * NS_PER_S))
+        scheduler = Scheduler(
+            ScalingProfile(settings.profile.value),
+            int(settings.idle_s * NS_PER_S),
+            provisioned_starting_max=4 * (os.cpu_count() or 1),
+        )
         plane = DataPlane(scheduler, self.recorder)
         routing = RoutingTable(random.Random(), metrics)
         sandboxes = Sandboxes(
@@ -241,12 +256,18 @@ class _Server:
             seccomp=self.seccomp,
         )
         worker = LocalWorker(
-            sandboxes, code, _LogStreams(logs), endpoint_url=url, hard_cpu=settings.cpu is CpuLimit.QUOTA
+            sandboxes,
+            code,
+            _LogStreams(logs),
+            endpoint_url=url,
+            hard_cpu=settings.cpu is CpuLimit.QUOTA,
+            freeze=settings.freeze,
         )
         worker.listener = plane
         memory_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
         plane.attach(worker, int(memory_mib * settings.memory_overcommit), SLOTS - settings.parked * 2)
         deployments = Deployments(plane, routing, settings.account_concurrency)
+        metrics.sample = deployments.account_concurrency
         codec = RestJsonCodec(load_model("lambda"))
         lambda_service = make_lambda_service(
             codec,
@@ -260,6 +281,8 @@ class _Server:
             ),
         )
         await lambda_service.load()
+        scaling = Room(database, lambda_service.provisioned)
+        scaler = Scaler(scaling, metric_store, scaling_period_s)
         asynchronous = AsynchronousInvoker(plane, routing)
         invokes = InvokeEndpoint(plane, routing, asynchronous, codec)
         urls = FunctionUrlEndpoint(plane, routing, codec)
@@ -267,6 +290,7 @@ class _Server:
             "lambda": lambda_service,
             "logs": make_logs_service(logs),
             "monitoring": make_cloudwatch_service(metric_store),
+            "application-autoscaling": make_autoscaling_service(scaling),
         }
         facts: dict[str, object] = {
             "endpoint": url,
@@ -280,9 +304,12 @@ class _Server:
         pages = own_pages(plane, routing, facts)
         pages["code"] = lambda_service.download_code
         pages["metrics"] = metrics_page(metric_store, metrics)
+        pages["debug"] = debug_page(plane, routing, host, port)
+        pages["top"] = top_page(plane, routing, metric_store, metrics)
         upstream = Upstream(settings.upstream) if settings.upstream else None
         listener = Listener(Application(invokes, urls, services, pages, upstream))
         await listener.start(sock)
+        scaler.start()
         self._heed_signals()
         self._say_ready(url)
         gc.collect()
@@ -294,6 +321,7 @@ class _Server:
         started = time.monotonic()
         invokes.draining = urls.draining = True
         listener.stop_accepting()
+        await scaler.close()
         warm_up.cancel()
         cut_off = await self._drain(plane)
         asynchronous.close()

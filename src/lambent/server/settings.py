@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     strict_runtimes: bool = False
     cpu: CpuLimit = CpuLimit.SHARE
+    #: Stop environments between invocations, as Lambda does.
+    freeze: bool = True
     idle_s: float = IDLE_RECLAIM_S
     drain_s: float = 30.0
     parked: int = 8

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, ins
 
 from lambent.model.names import LATEST, FunctionKey
 from lambent.store.layers import LayerRows
+from lambent.store.provisioned import ProvisionedRows
 from lambent.store.records import AliasRecord, FunctionRecord, PolicyRecord, VersionRecord, ordinal_of
 from lambent.store.schema import ALIASES, FUNCTIONS, POLICIES, SETTINGS, VERSIONS
 from lambent.store.urls import UrlRows
@@ -35,6 +36,8 @@ class FunctionRows:
         self.layers = LayerRows(connection)
         #: The function URLs, likewise.
         self.urls = UrlRows(connection)
+        #: Provisioned concurrency, likewise.
+        self.provisioned = ProvisionedRows(connection)
 
     # --- functions ---------------------------------------------------------------------------------------
 
@@ -79,8 +82,9 @@ class FunctionRows:
         self._save(VERSIONS, {**record.key._asdict(), "ordinal": record.ordinal}, values)
 
     def delete_version(self, key: FunctionKey, version: str) -> bool:
-        """Delete a version and its policy; whether it was there."""
+        """Delete a version, its policy and provisioned concurrency; whether it was there."""
         self.delete_policy(key, version)
+        self.provisioned.delete(key, version)
         return self._connection.execute(delete(VERSIONS).where(_version(key, version))).rowcount > 0
 
     def versions(self, key: FunctionKey, *, after: int = -1, limit: int | None = None) -> list[VersionRecord]:
@@ -142,8 +146,9 @@ class FunctionRows:
         self._save(ALIASES, {**record.key._asdict(), "alias": record.alias}, {"document": _encode(record)})
 
     def delete_alias(self, key: FunctionKey, alias: str) -> bool:
-        """Delete an alias and its policy; whether it was there."""
+        """Delete an alias, its policy and provisioned concurrency; whether it was there."""
         self.delete_policy(key, alias)
+        self.provisioned.delete(key, alias)
         where = and_(_of(ALIASES, key), ALIASES.c.alias == alias)
         return self._connection.execute(delete(ALIASES).where(where)).rowcount > 0
 

@@ -99,6 +99,11 @@ class VersionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     kms_key_arn: str = ""
     vpc: dict[str, Any] | None = None
 
+    #: SnapStart.ApplyOn is PublishedVersions.
+    snap_start: bool = False
+    #: TenancyConfig.TenantIsolationMode is PER_TENANT; never changes.
+    tenancy: bool = False
+
     phase: Phase = Phase.READY
     #: Why the phase is a failed one.
     reason: str = ""
@@ -132,6 +137,15 @@ class UrlRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     spec: UrlSpec
     created: str
     modified: str
+
+
+class ProvisionedRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The provisioned concurrency that was asked for, for a version or an alias."""
+
+    key: FunctionKey
+    qualifier: str
+    requested: int
+    last_modified: str
 
 
 class PolicyRecord(msgspec.Struct, kw_only=True):

@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Double,
     ForeignKeyConstraint,
     Integer,
     LargeBinary,
@@ -132,6 +133,75 @@ FUNCTION_URLS = Table(
 )
 
 
+#: Provisioned concurrency, one configuration for each version (its number) and alias.
+PROVISIONED = Table(
+    "provisioned",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("qualifier", String(128), primary_key=True),
+    # Summed over an account's region.
+    Column("requested", Integer, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    _of_function(),
+)
+
+
+def _of_target() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["account", "region", "resource"],
+        ["scalable_targets.account", "scalable_targets.region", "scalable_targets.resource"],
+        ondelete="CASCADE",
+    )
+
+
+#: Application Auto Scaling. Resources are `function:NAME:QUALIFIER`; a target outlives its function, as on AWS.
+SCALABLE_TARGETS = Table(
+    "scalable_targets",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("resource", String(256), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+)
+
+SCALING_POLICIES = Table(
+    "scaling_policies",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("resource", String(256), primary_key=True),
+    Column("policy", String(256), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    _of_target(),
+)
+
+SCHEDULED_ACTIONS = Table(
+    "scheduled_actions",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("resource", String(256), primary_key=True),
+    Column("action", String(256), primary_key=True),
+    # Seconds since 1970; null: never again.
+    Column("next_s", Double, nullable=True, index=True),
+    Column("document", LargeBinary, nullable=False),
+    _of_target(),
+)
+
+SCALING_ACTIVITIES = Table(
+    "scaling_activities",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    # Counts up, so that the newest can be listed first.
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("resource", String(256), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)
+
+
 class SchemaTooNew(Exception):
     """The data directory was written by a newer Lambent; an older one must not touch it."""
 
@@ -148,7 +218,17 @@ def _function_urls(connection: Connection) -> None:
     METADATA.create_all(connection, tables=[FUNCTION_URLS])
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first_tables, _layers_and_policies, _function_urls)
+def _provisioned_and_scaling(connection: Connection) -> None:
+    tables = [PROVISIONED, SCALABLE_TARGETS, SCALING_POLICIES, SCHEDULED_ACTIONS, SCALING_ACTIVITIES]
+    METADATA.create_all(connection, tables=tables)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    _first_tables,
+    _layers_and_policies,
+    _function_urls,
+    _provisioned_and_scaling,
+)
 
 
 def migrate(connection: Connection) -> int:

@@ -358,9 +358,13 @@ class LambdaMetrics:
         sample: Callable[[], Iterable[AccountConcurrency]] = lambda: (),
         *,
         clock_s: Callable[[], float] = time.time,
+        utilization_resolution_s: int = 60,
     ) -> None:
         self.clock_s = clock_s
         self.sample = sample
+        #: Of ProvisionedConcurrencyUtilization, which may have to be looked at more often than once a minute.
+        self._utilization_resolution_s = utilization_resolution_s
+        self._taken_s = clock_s()
         #: Handles that have counted something since the last flush or still run something.
         self.listed: list[FunctionHandle] = []
         self.mappings: list[MappingHandle] = []
@@ -404,6 +408,10 @@ class LambdaMetrics:
         handles = self.listed
         taken = [_Taken(handle, *counts) for handle in handles if (counts := handle.take())]
         minute_s = int(now_s) // 60 * 60
+        resolution_s = self._utilization_resolution_s
+        # A sample is about the time since the last one.
+        utilized_s = int(self._taken_s) // resolution_s * resolution_s
+        self._taken_s = now_s
         gauges = {gauge for handle in handles for gauge in (handle._function, handle._resource, handle._account)}
         samples = [(gauge.place, gauge.dimensions, gauge.peak) for gauge in gauges if gauge.peak]
         for gauge in gauges:
@@ -423,7 +431,7 @@ class LambdaMetrics:
                 yield _sampled(place, "ClaimedAccountConcurrency", (), minute_s, account.claimed)
             for entry in taken:
                 self._count_totals(entry)
-                yield from _spread(entry, minute_s)
+                yield from _spread(entry, minute_s, resolution_s, utilized_s)
 
         return additions
 
@@ -477,8 +485,9 @@ def _duration(minute: _Minute) -> Point:
     return Point(minute.invocations, minute.duration_ms, minute.shortest_ms, minute.longest_ms, dict(minute.buckets))
 
 
-def _spread(entry: _Taken, sample_s: int) -> Iterator[Addition]:
-    """The additions that follow from what a handle has counted."""
+def _spread(entry: _Taken, sample_s: int, resolution_s: int, utilized_s: int) -> Iterator[Addition]:
+    """The additions that follow from what a handle has counted. `utilized_s`: the start of the period of `resolution_s`
+    that the utilization belongs to."""
     handle = entry.handle
     place = (handle.key.account, handle.key.region)
     function: Dimensions = (("FunctionName", handle.key.name),)
@@ -502,7 +511,8 @@ def _spread(entry: _Taken, sample_s: int) -> Iterator[Addition]:
             yield _sampled(place, "ProvisionedConcurrentExecutions", dimensions, sample_s, entry.provisioned_peak)
         if entry.allocated:
             share = entry.provisioned_peak / entry.allocated
-            yield _sampled(place, "ProvisionedConcurrencyUtilization", resource, sample_s, share)
+            series = _series(place, "ProvisionedConcurrencyUtilization", resource)
+            yield Addition(series, resolution_s, utilized_s, _alike(1, share))
 
 
 def _points(minute: _Minute) -> Iterator[tuple[str, Point]]:

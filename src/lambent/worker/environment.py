@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambent.core.events import EnvironmentDied, EnvironmentReady, EnvironmentStarted, InitFailed, ResetDone
-from lambent.model.function import VersionSpec
-from lambent.model.invocation import Outcome
+from lambent.model.function import DebugSpec, VersionSpec
+from lambent.model.invocation import InitializationType, Outcome
 from lambent.model.limits import RESPONSE_MAX_BYTES
 from lambent.wire.frames import Frame, FrameError, FrameKind, encode
 from lambent.worker.api.interface import ApiFacts
@@ -33,7 +33,7 @@ from lambent.worker.interface import EnvironmentInfo, Invocation, InvocationResu
 from lambent.worker.journal import Journal, now_ms
 from lambent.worker.link import FrameLink
 from lambent.worker.memory import MemoryAccount
-from lambent.worker.report import PlatformLines, error_body, exit_words
+from lambent.worker.report import PlatformLines, Restore, error_body, exit_words
 
 if TYPE_CHECKING:
     from lambent.worker.local import LocalWorker
@@ -44,6 +44,8 @@ _ANSWERS = frozenset((FrameKind.RESULT, FrameKind.ERROR, FrameKind.TOO_LARGE))
 _STALE_ANSWERS_MAX = 64
 #: An answer waits so long for its environment to be ready for the next request, then it goes out alone.
 _SETTLE_S = 0.0015
+#: What is left of a request without a deadline, as the function sees it: a day.
+_TIME_LEFT_MAX_NS = 86_400 * 1_000_000_000
 #: Shutdown budgets (fact sheet 2.4) and the runtime's part of them.
 _SHUTDOWN_EXTERNAL_S, _SHUTDOWN_INTERNAL_S, _SHUTDOWN_RUNTIME_S = 2.0, 0.5, 0.3
 _LOST_REASON = "Runtime exited without providing a reason"
@@ -95,9 +97,12 @@ class Environment:
         "_kill_told",
         "_link",
         "_memory",
+        "_not_restored",
         "_on_gone",
         "_phase",
         "_reinit",
+        "_restored_ns",
+        "_restores",
         "_sandbox",
         "_settle_timer",
         "_shutdown_timer",
@@ -110,15 +115,26 @@ class Environment:
         "_winding_down",
         "_worker",
         "api_address",
+        "debugger",
         "id",
         "idle_since_ns",
+        "initialization_type",
+        "notes",
         "spec",
         "stream_name",
     )
 
-    def __init__(self, worker: LocalWorker, number: int, spec: VersionSpec) -> None:
+    def __init__(
+        self,
+        worker: LocalWorker,
+        number: int,
+        spec: VersionSpec,
+        initialization_type: InitializationType = InitializationType.ON_DEMAND,
+    ) -> None:
         self.id = number
         self.spec = spec
+        #: What the function is told; a restored one is told otherwise.
+        self.initialization_type = initialization_type
         today = time.strftime("%Y/%m/%d", time.gmtime())
         # Beside others in a custom group the stream's name says whose it is.
         owner = "" if spec.log_group == f"/aws/lambda/{spec.key.name}" else spec.key.name
@@ -126,7 +142,9 @@ class Environment:
         self.api_address = ""
         self.idle_since_ns = 0
         self._worker = worker
-        self._journal = Journal(PlatformLines(spec), worker.log_streams.open(spec, self.stream_name))
+        self._journal = Journal(
+            PlatformLines(spec, initialization_type), worker.log_streams.open(spec, self.stream_name)
+        )
         self._memory = MemoryAccount(spec.memory_mib)
         self._sandbox: Sandbox | None = None
         self._api: Api | None = None
@@ -143,11 +161,17 @@ class Environment:
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._reinit = self._cold = False
+        #: SnapStart: the sandbox holds a runtime process to be restored; what the runtime says that took; it failed.
+        self._restores = self._not_restored = False
+        self._restored_ns = 0
         self._init_error: tuple[str, bytes] | None = None
         self._exit_error = ("", "")
         self._init_ns = 0
         self._init_started_ns = self._busy_since_ns = 0
         self._deadline_epoch_ms = self._deadline_ns = 0
+        #: Where a debugger attaches, and what the log should say before Init: see worker/debugging.py.
+        self.debugger: DebugSpec | None = None
+        self.notes: list[str] = []
         self._stopping = self._expired = self._frozen = self._winding_down = self._shutdown_told = self._kill_told = (
             False
         )
@@ -163,14 +187,17 @@ class Environment:
             self._worker.sandboxes.release(sandbox)
             return
         self._sandbox = sandbox
+        self._restores = sandbox.restores
+        if self._restores:
+            self._journal.lines = PlatformLines(self.spec, InitializationType.SNAP_START)
         self._speaks_frames = self._worker.speaks_frames(self.spec, sandbox)
         self._memory.attach(sandbox)
         sandbox.on_message = self._on_message
         self._worker.loop.add_reader(sandbox.log_fd, self._on_log_readable)
         self._open_api(sandbox)
-        for warning in self._worker.warnings(sandbox):
+        for warning in () if self._restores else (*self._worker.warnings(self.spec, sandbox), *self.notes):
             self._journal.say(warning)
-        self._run(self._worker.assignment(self.spec, sandbox))
+        self._run(self._worker.assignment(self.spec, sandbox, self.debugger is not None))
 
     def _open_api(self, sandbox: Sandbox) -> None:
         listener = socket.socket(fileno=sandbox.api_fd)
@@ -197,7 +224,9 @@ class Environment:
         self._api.begin(not self._speaks_frames)
         self._journal.telemetry = self._api
         self._uses_api = not self._speaks_frames
-        if not self.spec.image:
+        if self._restores:
+            self._journal.restore_start(self._worker.runtime_version(self._sandbox), self._reinit)
+        elif not self.spec.image:
             self._journal.init_start(self._worker.runtime_version(self._sandbox), "invoke" if self._reinit else "init")
         self._init_started_ns = time.monotonic_ns()
         self._open_link()
@@ -283,17 +312,21 @@ class Environment:
     def _failed(self, in_init: bool, error_type: str, body: bytes) -> None:
         """Init or the invocation came to nothing, by the runtime's end or an extension's."""
         if in_init:
-            took_ns = time.monotonic_ns() - self._init_started_ns
             shown = (
                 error_type if "." in error_type and error_type.split(".")[0] in _ERROR_FAMILIES else "Runtime.Unknown"
             )
-            self._journal.init_end(took_ns, "invoke" if self._reinit else "init", "error", shown)
+            self._init_end("error", shown)
+            self._not_restored = self._restores
             if not self._reinit:
                 self._wind_down("failure", lambda: self._worker.fact(InitFailed(self.id)))
                 return
-            if self._invocation is not None:
+            if self._invocation is not None and not self._restores:
                 self._begin(self._invocation)
             error_type = shown
+        invocation = self._invocation
+        if invocation is not None and in_init and self._restores:
+            self._wind_down("failure", lambda: self._refuse(invocation))
+            return
         if self._invocation is None:
             self._wind_down("failure", self._die)  # it ended between requests: there is nothing to give back
             return
@@ -306,6 +339,14 @@ class Environment:
         else:
             self._send_answer()
             self._wind_down("failure", self._finish)
+
+    def _init_end(self, status: str, error_type: str | None = None) -> None:
+        """Write the end of Init, or of the restore."""
+        self._init_ns = time.monotonic_ns() - self._init_started_ns
+        if self._restores:
+            self._journal.restore_end(self._init_ns, self._reinit, status, error_type)
+        else:
+            self._journal.init_end(self._init_ns, "invoke" if self._reinit else "init", status, error_type)
 
     # --- extensions -------------------------------------------------------------------------------------
 
@@ -367,6 +408,8 @@ class Environment:
             self._answered(kind, frame)
         elif kind == FrameKind.READY and self._phase == "init":
             assert self._api is not None
+            if frame.header.isdigit():
+                self._restored_ns = int(frame.header[:18])
             self._api.runtime_waiting()
         elif kind == FrameKind.INIT_ERROR and self._phase == "init":
             self._init_error = (frame.header.decode("utf-8", "replace"), frame.payload)
@@ -517,10 +560,9 @@ class Environment:
 
     def _ready(self) -> None:
         assert self._api is not None
-        took_ns = time.monotonic_ns() - self._init_started_ns
         self._phase = "ready"
         self._drain_logs()
-        self._journal.init_end(took_ns, "invoke" if self._reinit else "init", "success")
+        self._init_end("success")
         if not self._api.has_subscribers:
             self._journal.telemetry = None
         self._uses_api = not self._speaks_frames or bool(self._api.extensions)
@@ -530,7 +572,6 @@ class Environment:
                 self._begin(self._invocation)
                 self._send_invocation(self._invocation)
             return
-        self._init_ns = took_ns
         self._worker.rests(self)
         self._worker.fact(EnvironmentReady(self.id))
 
@@ -545,14 +586,24 @@ class Environment:
         self._busy_since_ns = now_ns
         self._cold = cold
         self._deadline_ns = deadline_ns
-        self._deadline_epoch_ms = (time.time_ns() + deadline_ns - now_ns) // 1_000_000
+        self._deadline_epoch_ms = (time.time_ns() + min(deadline_ns - now_ns, _TIME_LEFT_MAX_NS)) // 1_000_000
         self._journal.begin_tail(invocation.wants_tail)
+        if self._not_restored:
+            self._refuse(invocation)
+            return
         if reinit:
             self._reinit = True
             self._run(None)
             return
         self._begin(invocation)
         self._send_invocation(invocation)
+
+    def _refuse(self, invocation: Invocation) -> None:
+        """The after-restore hooks failed: the request ends, and the next one tries anew."""
+        self._not_restored = self._reinit = False
+        self._invocation = self._answer = None
+        result = InvocationResult(b"", True, not_restored=True)
+        self._worker.listener.on_ended(self.id, invocation.request, Outcome.INIT_ERROR, result)
 
     def _begin(self, invocation: Invocation) -> None:
         self._journal.start(invocation.request_id, invocation.tenant_id)
@@ -635,8 +686,7 @@ class Environment:
         self._cancel_settling()
         self._drain_logs(final=True)
         if self._phase == "init" and self._reinit:
-            took_ns = time.monotonic_ns() - self._init_started_ns
-            self._journal.init_end(took_ns, "invoke", "timeout")
+            self._init_end("timeout")
             self._begin(invocation)
         self._close_report("timeout", None, int(timeout_s * 1e9))
         answer = self._answer or _Answer(
@@ -655,13 +705,21 @@ class Environment:
         if not self._uses_api:
             self._journal.runtime_done(invocation.request_id, duration_ns, status, error_type)
         used_mib = self._memory.used_mib(duration_ns, error_type == "Runtime.OutOfMemory")
-        init_ns = self._init_ns if self._cold else None
-        self._journal.report(invocation.request_id, duration_ns, used_mib, init_ns, status, error_type)
+        init_ns = self._init_ns if self._cold and not self._restores else None
+        restore = None
+        if self._cold and self._restores:
+            billed_ns = min(self._restored_ns, self._init_ns)
+            restore = Restore(self._init_ns, -(-billed_ns // 1_000_000))
+        self._journal.report(
+            invocation.request_id, duration_ns, used_mib, init_ns, status, error_type, restore, invocation.tenant_id
+        )
 
     # --- frozen between invocations ---------------------------------------------------------------------
 
     def freeze(self) -> None:
         """No process of the sandbox makes progress until the next request, or the end."""
+        if self.debugger is not None:
+            return
         if self._sandbox is not None and not self._frozen and self._invocation is None and self._phase == "ready":
             self._frozen = self._worker.freezer.freeze(self._sandbox)
 
@@ -679,8 +737,7 @@ class Environment:
     def reset(self) -> None:
         """Kill the runtime process and the extensions; ResetDone follows. Told during Init, it took too long."""
         if self._phase == "init" and not self._expired:
-            took_ns = time.monotonic_ns() - self._init_started_ns
-            self._journal.init_end(took_ns, "init", "timeout")
+            self._init_end("timeout")
         self._reinit = False
         self._wind_down("timeout", lambda: self._worker.fact(ResetDone(self.id)))
 
@@ -750,6 +807,9 @@ class Environment:
         if self._stopping:
             return
         self._stopping = True
+        if self._phase == "init" and self._restores and not self._reinit:
+            self._drain_logs(final=True)
+            self._init_end("timeout")
         if self._sandbox is None:
             self._worker.forget(self)
             self._worker.fact(EnvironmentDied(self.id))
@@ -823,6 +883,12 @@ class Environment:
         sandbox = self._sandbox
         if sandbox is not None and not self._journal.on_extension_readable(sandbox.extension_log_fd):
             self._worker.loop.remove_reader(sandbox.extension_log_fd)
+
+    @property
+    def is_spare(self) -> bool:
+        """It waits for a request, and would be gone at once."""
+        waits = self._phase == "ready" and self._invocation is None
+        return waits and not self._stopping and not self._winding_down and not self._has_extensions
 
     def info(self) -> EnvironmentInfo:
         return EnvironmentInfo(self.spec.log_group, self.stream_name, self._memory.peak_bytes(), self._frozen)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 from lambent.core.events import AnyEvent
-from lambent.model.function import VersionSpec
-from lambent.model.invocation import Outcome
+from lambent.model.function import DebugSpec, VersionSpec
+from lambent.model.invocation import InitializationType, Outcome
+from lambent.model.names import FunctionKey
 
 
 class StreamSource(Protocol):
@@ -60,6 +62,16 @@ class InvocationResult:
     streamed: bool = False
     #: As in REPORT.
     duration_ns: int = 0
+    #: The function has not run because its environment could not be restored (SnapStartException); `payload` is empty.
+    not_restored: bool = False
+
+
+class SnapshotFailed(Exception):
+    """Init of a SnapStart version failed. `reason_code`: StateReasonCode of the version."""
+
+    def __init__(self, message: str, reason_code: str) -> None:
+        super().__init__(message)
+        self.reason_code = reason_code
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -115,7 +127,7 @@ class CodeFolders(Protocol):
 
 
 class Worker(Protocol):
-    def start(self, environment: int, spec: VersionSpec) -> None:
+    def start(self, environment: int, spec: VersionSpec, initialization_type: InitializationType) -> None:
         """Make a sandbox and begin Init. Facts: EnvironmentStarted, then EnvironmentReady or InitFailed."""
 
     def dispatch(self, environment: int, invocation: Invocation, deadline_ns: int, cold: bool, reinit: bool) -> None:
@@ -132,5 +144,22 @@ class Worker(Protocol):
 
     async def prepare(self, spec: VersionSpec) -> None:
         """Have everything at hand that a start of this version needs. Raises an error that says what is missing."""
+
+    async def snapshot(self, spec: VersionSpec) -> None:
+        """Run Init and keep it as the template that environments of this version are restored from. Where that can not
+        be done the function's log says why, and environments start in the ordinary way. Raises SnapshotFailed when
+        Init fails."""
+
+    def has_snapshot(self, spec: VersionSpec) -> bool:
+        """Whether environments of this version that start now are restored."""
+
+    def drop_snapshot(self, spec: VersionSpec) -> None:
+        """The version is gone; environments that run go on."""
+
+    def on_snapshot_lost(self, told: Callable[[VersionSpec], None]) -> None:
+        """Have `told` called when a template has ended by itself."""
+
+    def debug(self, key: FunctionKey, setting: DebugSpec | None) -> None:
+        """From now on a debugger can attach to one environment of the function's $LATEST at a time; None: to none."""
 
     def info(self, environment: int) -> EnvironmentInfo | None: ...

@@ -14,7 +14,7 @@ from lambent.model.limits import LOG_TAIL_MAX_BYTES
 from lambent.worker.api.interface import EnvironmentApi
 from lambent.worker.interface import LogSink
 from lambent.worker.log_pipe import LogParser
-from lambent.worker.report import PlatformLines
+from lambent.worker.report import PlatformLines, Restore
 
 #: The size of the pipe: all that can wait in it when an invocation ends.
 _READ_BYTES = 65_536
@@ -59,19 +59,36 @@ class Journal:
     def init_start(self, runtime_version: str, phase: str) -> None:
         """A suppressed Init is not shown in the log, but to telemetry."""
         at = now_ms()
-        if phase == "init":
-            self._line(at, self.lines.init_start(at, runtime_version))
+        if phase != "invoke":
+            self._line(at, self.lines.init_start(at, runtime_version, phase))
         if self.telemetry is not None:
             self._publish(at, "initStart", self.lines.records.init_start(runtime_version, phase))
 
     def init_end(self, init_ns: int, phase: str, status: str, error_type: str | None = None) -> None:
         at = now_ms()
-        if phase == "init" or status != "success":
+        if phase != "invoke" or status != "success":
             self._line(at, self.lines.init_report(at, init_ns, phase, status, error_type))
         if self.telemetry is not None:
             records = self.lines.records
             self._publish(at, "initRuntimeDone", records.init_runtime_done(phase, status, error_type))
             self._publish(at, "initReport", records.init_report(init_ns, phase, status, error_type))
+
+    def restore_start(self, runtime_version: str, inside_invoke: bool) -> None:
+        """A restore inside an invocation is not shown in the log, but to telemetry."""
+        at = now_ms()
+        if not inside_invoke:
+            self._line(at, self.lines.restore_start(at, runtime_version))
+        if self.telemetry is not None:
+            self._publish(at, "restoreStart", self.lines.records.restore_start(runtime_version))
+
+    def restore_end(self, restore_ns: int, inside_invoke: bool, status: str, error_type: str | None = None) -> None:
+        at = now_ms()
+        if not inside_invoke or status != "success":
+            self._line(at, self.lines.restore_report(at, restore_ns, status, error_type))
+        if self.telemetry is not None:
+            records = self.lines.records
+            self._publish(at, "restoreRuntimeDone", records.restore_done(status, error_type))
+            self._publish(at, "restoreReport", records.restore_report(restore_ns, status, error_type))
 
     def start(self, request_id: str, tenant_id: str) -> None:
         at = now_ms()
@@ -86,16 +103,24 @@ class Journal:
             self._publish(now_ms(), "runtimeDone", record)
 
     def report(
-        self, request_id: str, duration_ns: int, used_mib: int, init_ns: int | None, status: str, error_type: str | None
+        self,
+        request_id: str,
+        duration_ns: int,
+        used_mib: int,
+        init_ns: int | None,
+        status: str,
+        error_type: str | None,
+        restore: Restore | None = None,
+        tenant_id: str = "",
     ) -> None:
         """END and REPORT."""
         at = now_ms()
         lines = self.lines
         self._line(at, lines.end(at, request_id, duration_ns, status))
-        self._line(at, lines.report(at, request_id, duration_ns, used_mib, init_ns, status, error_type))
+        what = request_id, duration_ns, used_mib, init_ns, status, error_type, restore, tenant_id
+        self._line(at, lines.report(at, *what))
         if self.telemetry is not None:
-            record = lines.records.report(request_id, duration_ns, used_mib, init_ns, status, error_type)
-            self._publish(at, "report", record)
+            self._publish(at, "report", lines.records.report(*what))
 
     def other(self, kind: str, level: str, record: dict[str, Any]) -> None:
         at = now_ms()

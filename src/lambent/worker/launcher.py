@@ -67,7 +67,15 @@ def runtime_packages(folder: str) -> dict[str, str]:
         origin = Path(spec.origin)
         path = origin.parent if origin.name == "__init__.py" else origin
         found[path.name] = str(path)
+    if folder == "python" and (debugger := debugpy_folder()):
+        found["_debug/debugpy"] = debugger  # on the import path of debugged environments only
     return found
+
+
+def debugpy_folder() -> str:
+    """Where the Python debugger is installed beside Lambent; "" if it is not."""
+    spec = importlib.util.find_spec("debugpy")
+    return str(Path(spec.origin).parent) if spec is not None and spec.origin is not None else ""
 
 
 class Launcher:
@@ -154,6 +162,8 @@ class ZygoteConfig(msgspec.Struct, frozen=True):
     slots: int
     #: Compiled filter, hexadecimal; empty for none.
     seccomp: str
+    #: The same for processes that environments are restored from.
+    seccomp_template: str
 
 
 class _ZygoteAnswer(msgspec.Struct, frozen=True):
@@ -172,6 +182,7 @@ class Zygote:
     def __init__(self, launcher: Launcher, choice: Choice, config: ZygoteConfig) -> None:
         self.choice = choice
         self.baseline_bytes = 0
+        self.shared_bytes = 0
         self.version = ""
         self.missing: list[str] = []
         self.lost = False
@@ -198,7 +209,7 @@ class Zygote:
             raise SandboxUnavailable(
                 f"{self.choice.interpreter.path} can not serve as a zygote: {answer.error}. See `lambent doctor`."
             )
-        self.baseline_bytes = answer.baseline_bytes
+        self.baseline_bytes = self.shared_bytes = answer.baseline_bytes
         self.version = answer.version
         self.missing = answer.missing
         loop.add_reader(self._channel.fileno(), self._on_lost)
@@ -209,9 +220,9 @@ class Zygote:
         self.lost = True
         self._drop_orders()
 
-    def fork(self, name: str, uid: int, tmp_mib: int, api: tuple[str, int]) -> socket.socket:
+    def fork(self, name: str, uid: int, tmp_mib: int, api: tuple[str, int], **more: Any) -> socket.socket:
         """Ask for a sandbox whose APIs are served at `api`; returns our end of its control channel. Raises
-        SandboxUnavailable.
+        SandboxUnavailable. `more` goes into the order.
 
         In a burst the orders wait here for the zygote, in the order in which they came.
         """
@@ -219,7 +230,7 @@ class Zygote:
             raise SandboxUnavailable(f"the zygote of python{self.version} is gone")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        order = json.dumps({"op": "fork", "name": name, "uid": uid, "tmp_mib": tmp_mib, "api": api}).encode()
+        order = json.dumps({"op": "fork", "name": name, "uid": uid, "tmp_mib": tmp_mib, "api": api, **more}).encode()
         self._orders.append((order, theirs))
         if len(self._orders) == 1:
             self._send_orders()
@@ -253,6 +264,30 @@ class Zygote:
             loop.remove_reader(self._channel.fileno())
             self._drop_orders()
             self._channel.close()
+
+
+class TemplateZygote(Zygote):
+    """A SnapStart template in a zygote's place: `fork` makes an environment restored from it. The channel is the
+    template's own sandbox's; its owner reads it, and says when it is lost."""
+
+    def __init__(self, runtime: Zygote, channel: socket.socket, template_bytes: int) -> None:
+        self.choice = runtime.choice
+        self.baseline_bytes = runtime.baseline_bytes
+        #: What the template occupies: shared by its environments, and charged to none of them.
+        self.shared_bytes = runtime.baseline_bytes + template_bytes
+        self.version = runtime.version
+        self.missing = runtime.missing
+        self.lost = False
+        self._orders = collections.deque(maxlen=65_536)
+        self._channel = channel
+
+    def lose(self) -> None:
+        """No environment can be restored any more; those that are there live on until the channel closes."""
+        self.lost = True
+        self._drop_orders()
+
+    def close(self) -> None:
+        self.lose()
 
 
 def interpreter_prefix(path: Path) -> str:

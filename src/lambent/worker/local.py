@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from lambent.core.events import AnyEvent, EnvironmentDied, EnvironmentReady, InitFailed, ResetDone
-from lambent.model.function import LogFormat, VersionSpec
+from lambent.model.function import DebugSpec, LogFormat, VersionSpec
 from lambent.model.invocation import InitializationType
 from lambent.model.limits import MEMORY_PER_VCPU_MIB, MIB, PROCESSES_MAX
-from lambent.sandbox.runtimes import IMAGE, Runtime, fill
+from lambent.model.names import LATEST, FunctionKey
+from lambent.sandbox.runtimes import IMAGE, Runtime, fill, row_of
 from lambent.worker.api.interface import Admits
 from lambent.worker.api.peer import admit_inode, admit_uid, deliver_inode, deliver_uid
+from lambent.worker.debugging import DEBUGGER_BYTES, Debugging
 from lambent.worker.environment import Environment
 from lambent.worker.freezer import Freezer
 from lambent.worker.interface import (
@@ -29,6 +31,7 @@ from lambent.worker.interface import (
 )
 from lambent.worker.launcher import SandboxUnavailable
 from lambent.worker.sandboxes import SLOTS, RuntimePool, Sandbox, Sandboxes
+from lambent.worker.template import Template
 
 _log = logging.getLogger("lambent.worker")
 #: Starts at one time, and how long one may count as such.
@@ -76,6 +79,10 @@ class LocalWorker:
         #: Digests of code and layers, by version, that lie unpacked on this host.
         self._at_hand: set[tuple[str, ...]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: SnapStart: what the versions that may be invoked are restored from.
+        self._templates: dict[tuple[str, str], Template] = {}
+        self._tell_lost: Callable[[VersionSpec], None] = lambda _: None
+        self.debugging = Debugging(self)
 
     # --- commands ---------------------------------------------------------------------------------------
 
@@ -96,9 +103,67 @@ class LocalWorker:
     def _files_of(self, spec: VersionSpec) -> tuple[str, ...]:
         return (spec.image.digest if spec.image is not None else spec.code_sha256, *spec.layers)
 
-    def start(self, environment: int, spec: VersionSpec) -> None:
-        made = Environment(self, environment, spec)
+    async def snapshot(self, spec: VersionSpec) -> None:
+        await self._have_files(spec)
+        template = Template(self, spec)
+        obstacle = self._obstacle(spec)
+        if obstacle:
+            template.give_up(obstacle)
+        else:
+            await template.make()
+        key = _template_key(spec)
+        previous = self._templates.get(key)
+        self._templates[key] = template
+        if previous is not None:
+            previous.close()
+
+    def _obstacle(self, spec: VersionSpec) -> str:
+        """What of this host or this version rules a snapshot out."""
+        row = row_of(spec.runtime)
+        if row is None or not row.forks:
+            return f"Lambent makes none of {spec.runtime}"
+        if spec.environment.keys() & row.fixed_at_start:
+            return "AWS_LAMBDA_EXEC_WRAPPER is set"
+        if not self.sandboxes.can_restore:
+            return "this server runs without root, or without namespaces"
+        return ""
+
+    def has_snapshot(self, spec: VersionSpec) -> bool:
+        return self._template_pool(spec) is not None
+
+    def drop_snapshot(self, spec: VersionSpec) -> None:
+        template = self._templates.pop(_template_key(spec), None)
+        if template is not None:
+            template.close()
+
+    def on_snapshot_lost(self, told: Callable[[VersionSpec], None]) -> None:
+        self._tell_lost = told
+
+    def template_lost(self, template: Template) -> None:
+        """A template's: it has ended by itself."""
+        key = _template_key(template.spec)
+        if self._templates.get(key) is template:
+            del self._templates[key]
+            _log.warning("the snapshot of %s is lost", template.spec.arn)
+            self._tell_lost(template.spec)
+
+    def _template_pool(self, spec: VersionSpec) -> RuntimePool | None:
+        if not spec.snap_start:
+            return None
+        template = self._templates.get(_template_key(spec))
+        return None if template is None else template.pool
+
+    def start(self, environment: int, spec: VersionSpec, initialization_type: InitializationType) -> None:
+        # Whether it is restored is only known when it has its sandbox.
+        provisioned = initialization_type is InitializationType.PROVISIONED_CONCURRENCY
+        made = Environment(self, environment, spec, *((initialization_type,) if provisioned else ()))
         self._environments[environment] = made
+        if self.debugging.settings:
+            self.debugging.start(made, self._enter)
+        else:
+            self._enter(made)
+
+    def _enter(self, made: Environment) -> None:
         if len(self._starting) < _STARTING_MAX:
             self._begin(made)
         else:
@@ -110,6 +175,10 @@ class LocalWorker:
         self.sandboxes.starting(+1)
         # A handler that waits in its Init must not hold up others for longer than a start usually takes.
         self.loop.call_later(_STARTING_TURN_S, self._started, made.id)
+        pool = self._template_pool(made.spec)
+        if pool is not None:
+            self._take(made, pool)
+            return
         pool = self.sandboxes.ready_pool(_runtime_of(made.spec))
         if pool is not None and self._files_of(made.spec) in self._at_hand:
             self._take(made, pool)
@@ -166,6 +235,9 @@ class LocalWorker:
         if found is not None:
             found.stop()
 
+    def debug(self, key: FunctionKey, setting: DebugSpec | None) -> None:
+        self.debugging.set(key, setting)
+
     def info(self, environment: int) -> EnvironmentInfo | None:
         found = self._environments.get(environment)
         return None if found is None else found.info()
@@ -179,6 +251,15 @@ class LocalWorker:
 
     def forget(self, environment: Environment) -> None:
         self._environments.pop(environment.id, None)
+        self.debugging.forget(environment)
+
+    def lives(self, environment: Environment) -> bool:
+        return environment.id in self._environments
+
+    def environments_of(self, key: FunctionKey) -> list[Environment]:
+        """Those of its $LATEST."""
+        found = self._environments.values()
+        return [each for each in found if each.spec.key == key and each.spec.version == LATEST]
 
     def runtime_version(self, sandbox: Sandbox) -> str:
         """As INIT_START names it, e.g. `python:3.11.v7`: language, minor version, and the interpreter's patch level."""
@@ -187,14 +268,18 @@ class LocalWorker:
         major, minor, patch = sandbox.zygote.version.split(".")
         return f"python:{major}.{minor}.v{patch}"
 
-    def warnings(self, sandbox: Sandbox) -> list[str]:
-        """What the function's log should say before all else."""
+    def warnings(self, spec: VersionSpec | None, sandbox: Sandbox) -> list[str]:
+        """What the function's log should say before all else. `spec`: of an environment, None of a template."""
         found = [f"{sandbox.runtime.warning}\n"] if sandbox.runtime.warning else []
         if "boto3" in sandbox.zygote.missing:
             found.append(
                 "LAMBENT_WARNING: this interpreter can not import boto3, whose current release needs Python 3.10; "
                 "bundle an older one with the function.\n"
             )
+        if spec is not None and spec.snap_start:
+            template = self._templates.get(_template_key(spec))
+            reason = template.obstacle if template is not None else "the snapshot is being made again"
+            found.append(f"LAMBENT_WARNING: this environment is not restored from a snapshot: {reason}.\n")
         return found
 
     def speaks_frames(self, spec: VersionSpec, sandbox: Sandbox) -> bool:
@@ -214,7 +299,7 @@ class LocalWorker:
         processes = functools.partial(_family, sandbox.pid)
         return admit_inode(local, processes), deliver_inode(processes)
 
-    def assignment(self, spec: VersionSpec, sandbox: Sandbox) -> dict[str, Any]:
+    def assignment(self, spec: VersionSpec, sandbox: Sandbox, debugged: bool = False) -> dict[str, Any]:
         """What makes an empty sandbox one function version's; read by runtimes/sandbox/environment.py.
 
         The interpreter is shared by all environments and charged to none; on AWS each has its own. So that a function
@@ -225,17 +310,17 @@ class LocalWorker:
             "layers": self._code.layers_folder(spec.layers) if spec.layers else "",
             "image": self._code.image_folder(spec.image.digest) if spec.image is not None else "",
             "tmp_mib": spec.tmp_mib,
-            "memory_bytes": spec.memory_mib * MIB - sandbox.zygote.baseline_bytes,
+            "memory_bytes": spec.memory_mib * MIB - sandbox.zygote.baseline_bytes + DEBUGGER_BYTES * debugged,
             "vcpus": spec.memory_mib / MEMORY_PER_VCPU_MIB,
             "hard_cpu": self._hard_cpu,
             "processes_max": PROCESSES_MAX,
         }
 
-    def orders(self, environment: Environment, sandbox: Sandbox) -> dict[str, Any]:
+    def orders(self, environment: Environment | Template, sandbox: Sandbox) -> dict[str, Any]:
         """What is started in a sandbox and how: the runtime process, and extensions where there are any."""
         spec = environment.spec
         task_root, layers_root = self._roots(spec)
-        environ = self._environ(environment, sandbox.runtime, task_root, layers_root)
+        environ = self._environ(environment, sandbox, task_root, layers_root)
         rlimits = self.sandboxes.rlimits()
         if not self.sandboxes.has_cgroups and sandbox.runtime.row.forks:
             rlimits["RLIMIT_DATA"] = spec.memory_mib * MIB
@@ -249,9 +334,12 @@ class LocalWorker:
             "environ": environ,
             "rlimits": rlimits,
             "measures_itself": sandbox.peak_fd < 0,
+            # All that a restored process learns; the rest it remembers.
+            "restored": {"AWS_LAMBDA_RUNTIME_API": environment.api_address},
         }
         if not self.speaks_frames(spec, sandbox):
             self._add_program(runtime, spec, sandbox.runtime)
+        self.debugging.complete(runtime, environment, sandbox.runtime)
         order: dict[str, Any] = {"runtime": runtime}
         if spec.layers or spec.image is not None or not self.sandboxes.namespaces:
             order["extensions"] = {"folder": f"{layers_root}/extensions", "environ": _for_extensions(environ)}
@@ -284,11 +372,13 @@ class LocalWorker:
             return code, "/opt"
         return code, os.path.join(os.path.dirname(code), self._code.layers_folder(spec.layers))
 
-    def _environ(self, environment: Environment, runtime: Runtime, task_root: str, layers_root: str) -> dict[str, str]:
+    def _environ(
+        self, environment: Environment | Template, sandbox: Sandbox, task_root: str, layers_root: str
+    ) -> dict[str, str]:
         """The platform's variables around the function's own (fact sheet 2.5; the reserved ones always win)."""
         spec = environment.spec
-        row = runtime.row
-        environ = {
+        row = sandbox.runtime.row
+        environ: dict[str, str] = {
             "TZ": ":UTC",
             "LANG": "en_US.UTF-8",
             "PATH": _PATH,
@@ -335,6 +425,11 @@ class LocalWorker:
         if spec.log_format == LogFormat.JSON:
             environ["AWS_LAMBDA_LOG_FORMAT"] = "JSON"
             environ["AWS_LAMBDA_LOG_LEVEL"] = spec.application_log_level or "INFO"
+        if isinstance(environment, Template) or sandbox.restores:
+            environ["AWS_LAMBDA_INITIALIZATION_TYPE"] = InitializationType.SNAP_START
+            del environ["AWS_LAMBDA_LOG_GROUP_NAME"], environ["AWS_LAMBDA_LOG_STREAM_NAME"]
+        else:
+            environ["AWS_LAMBDA_INITIALIZATION_TYPE"] = environment.initialization_type
         return environ
 
     # --- ending -----------------------------------------------------------------------------------------
@@ -351,12 +446,18 @@ class LocalWorker:
             await asyncio.sleep(0.01)
         for environment in list(self._environments.values()):
             environment.end_now()
+        for template in list(self._templates.values()):
+            template.end_now()
         self.freezer.close()
         self.sandboxes.close()
 
 
 def _runtime_of(spec: VersionSpec) -> str:
     return IMAGE if spec.image is not None else spec.runtime
+
+
+def _template_key(spec: VersionSpec) -> tuple[str, str]:
+    return spec.arn, spec.revision_id
 
 
 def _for_extensions(environ: dict[str, str]) -> dict[str, str]:

@@ -30,7 +30,7 @@ class MemoryAccount:
 
     def attach(self, sandbox: Sandbox) -> None:
         self._peak_fd, self._events_fd = sandbox.peak_fd, sandbox.events_fd
-        self._baseline_bytes = sandbox.zygote.baseline_bytes
+        self._baseline_bytes = sandbox.zygote.shared_bytes
 
     def detach(self) -> None:
         """The descriptors are about to be closed."""
@@ -64,6 +64,10 @@ class MemoryAccount:
 
     def peak_bytes(self) -> int:
         return self._read_peak() + self._baseline_bytes
+
+    def own_bytes(self) -> int:
+        """Without what is shared with others."""
+        return self._read_peak()
 
     def _read_peak(self) -> int:
         if self._peak_fd < 0:

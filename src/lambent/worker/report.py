@@ -9,7 +9,7 @@ import datetime
 import hashlib
 import json
 import signal
-from typing import Any
+from typing import Any, NamedTuple
 
 from lambent.model.function import LogFormat, VersionSpec
 
@@ -35,6 +35,13 @@ _SIGNALS: dict[int, str] = {
 def runtime_version_arn(runtime: str, region: str) -> str:
     """A stable stand-in for AWS's runtime version: the hash is of the runtime's name."""
     return f"arn:aws:lambda:{region}::runtime:{hashlib.sha256(runtime.encode()).hexdigest()}"
+
+
+class Restore(NamedTuple):
+    """How an environment of a SnapStart version came up. `billed_ms`: the runtime's part of it, which is its hooks."""
+
+    duration_ns: int
+    billed_ms: int
 
 
 def billed_ms(duration_ns: int, init_ns: int | None) -> int:
@@ -115,8 +122,31 @@ class PlatformRecords:
             **({"errorType": error_type} if error_type else {}),
         }
 
+    def restore_start(self, runtime_version: str) -> dict[str, Any]:
+        return {
+            "functionName": self._name,
+            "functionVersion": self._version,
+            "runtimeVersion": runtime_version,
+            "runtimeVersionArn": self._arn,
+            "instanceMaxMemory": self._memory_mib * 1_048_576,
+        }
+
+    def restore_done(self, status: str, error_type: str | None) -> dict[str, Any]:
+        return {"status": status, **({"errorType": error_type} if error_type else {})}
+
+    def restore_report(self, restore_ns: int, status: str, error_type: str | None) -> dict[str, Any]:
+        return {**self.restore_done(status, error_type), "metrics": {"durationMs": _ms(restore_ns)}}
+
     def report(
-        self, request_id: str, duration_ns: int, used_mib: int, init_ns: int | None, status: str, error_type: str | None
+        self,
+        request_id: str,
+        duration_ns: int,
+        used_mib: int,
+        init_ns: int | None,
+        status: str,
+        error_type: str | None,
+        restore: Restore | None = None,
+        tenant_id: str = "",
     ) -> dict[str, Any]:
         metrics: dict[str, Any] = {
             "durationMs": _ms(duration_ns),
@@ -126,9 +156,15 @@ class PlatformRecords:
         }
         if init_ns is not None:
             metrics["initDurationMs"] = _ms(init_ns)
+        if restore is not None:
+            metrics["billedDurationMs"] += restore.billed_ms
+            metrics["restoreDurationMs"] = _ms(restore.duration_ns)
+            metrics["billedRestoreDurationMs"] = restore.billed_ms
         record: dict[str, Any] = {"requestId": request_id, "metrics": metrics, "status": status}
         if error_type:
             record["errorType"] = error_type
+        if tenant_id:
+            record["tenantId"] = tenant_id
         return record
 
 
@@ -184,6 +220,22 @@ class PlatformLines:
         level = "WARN" if status != "success" else "DEBUG" if self._initialization_type == "on-demand" else "INFO"
         return self._event(level, "initReport", time_ms, self.records.init_report(init_ns, phase, status, error_type))
 
+    def restore_start(self, time_ms: int, runtime_version: str) -> str | None:
+        if not self._json:
+            arn = runtime_version_arn(self._spec.runtime, self._spec.key.region)
+            return f"RESTORE_START Runtime Version: {runtime_version}\tRuntime Version ARN: {arn}\n"
+        return self._event("INFO", "restoreStart", time_ms, self.records.restore_start(runtime_version))
+
+    def restore_report(self, time_ms: int, restore_ns: int, status: str, error_type: str | None) -> str | None:
+        """In text only when it did not succeed. `status`: success, error or timeout."""
+        if not self._json:
+            if status == "success":
+                return None
+            tail = f"\tError Type: {error_type}" if error_type else ""
+            return f"RESTORE_REPORT Restore Duration: {restore_ns / 1e6:.2f} ms\tStatus: {status}{tail}\n"
+        level = "INFO" if status == "success" else "WARN"
+        return self._event(level, "restoreReport", time_ms, self.records.restore_report(restore_ns, status, error_type))
+
     def start(self, time_ms: int, request_id: str, tenant_id: str = "") -> str | None:
         if not self._json:
             return f"START RequestId: {request_id}{self._start_tail}"
@@ -204,18 +256,30 @@ class PlatformLines:
         init_ns: int | None,
         status: str = "success",
         error_type: str | None = None,
+        restore: Restore | None = None,
+        tenant_id: str = "",
     ) -> str | None:
-        """`init_ns` exactly for the first invoke after a normal Init. `status`: success, error, timeout, failure.
+        """`init_ns` exactly for the first invoke after a normal Init, `restore` after a restore. `status`: success,
+        error, timeout, failure.
 
         A plain handler exception (status "error" without an error type) has no suffix in text.
         """
         if self._json:
-            record = self.records.report(request_id, duration_ns, used_mib, init_ns, status, error_type)
+            record = self.records.report(
+                request_id, duration_ns, used_mib, init_ns, status, error_type, restore, tenant_id
+            )
             return self._event("INFO" if status == "success" else "WARN", "report", time_ms, record)
-        init = f"Init Duration: {init_ns / 1e6:.2f} ms\t" if init_ns is not None else ""
+        init, billed = "", billed_ms(duration_ns, init_ns)
+        if init_ns is not None:
+            init = f"Init Duration: {init_ns / 1e6:.2f} ms\t"
+        elif restore is not None:
+            billed += restore.billed_ms
+            init = (
+                f"Restore Duration: {restore.duration_ns / 1e6:.2f} ms\t"
+                f"Billed Restore Duration: {restore.billed_ms} ms\t"
+            )
         line = (
-            f"REPORT RequestId: {request_id}\tDuration: {duration_ns / 1e6:.2f} ms\tBilled Duration: "
-            f"{billed_ms(duration_ns, init_ns)} ms\t"
+            f"REPORT RequestId: {request_id}\tDuration: {duration_ns / 1e6:.2f} ms\tBilled Duration: {billed} ms\t"
             f"Memory Size: {self._memory_mib} MB\tMax Memory Used: {used_mib} MB\t{init}"
         )
         if status == "timeout":

@@ -25,11 +25,13 @@ from typing import Any
 from lambent.model.limits import OPEN_FILES_MAX, PROCESSES_MAX, TMP_DEFAULT_MIB
 from lambent.sandbox.interpreters import Interpreter
 from lambent.sandbox.runtimes import Runtime, RuntimeMissing, fill, find, pool_key
+from lambent.sandbox.seccomp import compile_filter
 from lambent.worker.launcher import (
     MESSAGE_MAX_BYTES,
     Launcher,
     LauncherState,
     SandboxUnavailable,
+    TemplateZygote,
     Zygote,
     ZygoteConfig,
     interpreter_prefix,
@@ -40,6 +42,13 @@ _log = logging.getLogger("lambent.worker")
 #: Host user ids of environments: one each, from here on.
 UID_BASE = 200_000
 SLOTS = 4_096
+#: User ids of SnapStart templates and the environments restored from them: SLOTS for each template, from here on.
+TEMPLATE_UID_BASE = 300_000
+TEMPLATES_MAX = 1_024
+#: Sandboxes that wait, restored, for a request of their version.
+_PARKED_RESTORED = 4
+#: Sandboxes in a row that were not restored, after which a template is given up.
+_FAILURES_MAX = 3
 #: After a start has probably ended: the two would wait for the same locks of the kernel.
 _REFILL_DELAY_S = 0.008
 _CPUS = os.cpu_count() or 1
@@ -75,6 +84,7 @@ class Sandbox:
         "on_parked",
         "peak_fd",
         "pid",
+        "pool",
         "runtime",
         "slot",
         "uid",
@@ -84,7 +94,10 @@ class Sandbox:
     def __init__(self, name: str, slot: int, zygote: Zygote, runtime: Runtime, channel: socket.socket) -> None:
         self.name = name
         self.slot = slot
+        #: Of its processes, on the host; inside it may have another number.
         self.uid = UID_BASE + slot
+        #: Set where it was made for one version (SnapStart).
+        self.pool: RuntimePool | None = None
         self.zygote = zygote
         self.runtime = runtime
         self.channel = channel
@@ -98,6 +111,11 @@ class Sandbox:
         self.on_lost: Callable[[], None] | None = None
         #: Called with each message; None when the sandbox is gone.
         self.on_message: Callable[[dict[str, Any] | None], None] | None = None
+
+    @property
+    def restores(self) -> bool:
+        """It holds a runtime process whose Init is done (SnapStart)."""
+        return self.pool is not None and self.pool.restores
 
     def take_link(self) -> tuple[int, int] | None:
         link, self.link = self.link, None
@@ -113,10 +131,30 @@ class Sandbox:
 
 
 class RuntimePool:
-    """The zygote of one runtime and its parked sandboxes."""
+    """The zygote of one runtime, or the template of one version, and its parked sandboxes."""
 
-    def __init__(self, zygote: Zygote, name: str, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        zygote: Zygote,
+        name: str,
+        runtime: Runtime,
+        parked_max: int,
+        uid_base: int = UID_BASE,
+        tmp_mib: int = TMP_DEFAULT_MIB,
+    ) -> None:
         self.zygote = zygote
+        self.parked_max = parked_max
+        #: Of slot 0, on the host.
+        self.uid_base = uid_base
+        #: Its sandboxes hold a runtime process whose Init is done, and only have to be restored.
+        self.restores = isinstance(zygote, TemplateZygote)
+        self.tmp_mib = tmp_mib
+        #: Sandboxes that stand, parked or in use.
+        self.alive = 0
+        #: Called when sandboxes keep failing.
+        self.on_failing: Callable[[], None] | None = None
+        #: Called when `alive` comes to 0.
+        self.on_empty: Callable[[], None] | None = None
         self.name = name
         self.runtime = runtime
         self.parked: collections.deque[Sandbox] = collections.deque(maxlen=SLOTS)
@@ -153,6 +191,8 @@ class Sandboxes:
         self._parked_target = parked
         self._seccomp = seccomp
         self._pools: dict[str, asyncio.Task[RuntimePool]] = {}
+        self._template_pools: dict[RuntimePool, None] = {}
+        self._template_numbers = collections.deque(range(TEMPLATES_MAX), maxlen=TEMPLATES_MAX)
         #: First in, first out: a user id rests before it is used again.
         self._free_slots = collections.deque(range(SLOTS), maxlen=SLOTS)
         self._serial = itertools.count(1)
@@ -192,7 +232,7 @@ class Sandboxes:
             raise SandboxUnavailable(str(error)) from error
         zygote = Zygote(self._launcher, runtime.zygote, self._zygote_config(name, runtime))
         await zygote.wait_ready()
-        pool = RuntimePool(zygote, name, runtime)
+        pool = RuntimePool(zygote, name, runtime, min(self._parked_target, runtime.row.parked_max))
         self._schedule_refill(0.0)
         return pool
 
@@ -232,7 +272,17 @@ class Sandboxes:
             uid_base=UID_BASE,
             slots=1 if self.rootless else SLOTS,
             seccomp=self._seccomp.hex(),
+            seccomp_template=self._template_filter().hex() if row.forks else "",
         )
+
+    def _template_filter(self) -> bytes:
+        """A template may do one thing more than a function: enter the namespaces of its environments."""
+        return compile_filter(("setns",)) if self._seccomp and self.can_restore else b""
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether there can be SnapStart templates: they need user ids of their own, which only root can give."""
+        return self.namespaces and not self.rootless
 
     def _farm(self, packages: dict[str, str]) -> Path:
         """Stands in for /var/runtime where there are no mounts."""
@@ -240,6 +290,7 @@ class Sandboxes:
         farm.mkdir(parents=True, exist_ok=True)
         for name, target in packages.items():
             link = farm / name
+            link.parent.mkdir(exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(target)
         return farm
@@ -275,13 +326,14 @@ class Sandboxes:
         sandbox.on_lost = on_lost
         return sandbox
 
-    def _make(self, pool: RuntimePool) -> Sandbox:
+    def _make(self, pool: RuntimePool, uid_base: int = 0, **more: Any) -> Sandbox:
         if not self._free_slots:
             raise SandboxUnavailable(f"all {SLOTS} sandboxes of this host are in use")
         slot = self._free_slots.popleft()
         name = f"e{next(self._serial)}"
+        owner = (uid_base or pool.uid_base) + slot
         try:
-            channel = pool.zygote.fork(name, UID_BASE + slot, TMP_DEFAULT_MIB, _api_address(slot))
+            channel = pool.zygote.fork(name, UID_BASE + slot, pool.tmp_mib, _api_address(slot), owner=owner, **more)
         except SandboxUnavailable:
             self._free_slots.append(slot)
             raise
@@ -289,7 +341,10 @@ class Sandboxes:
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         sandbox = Sandbox(name, slot, pool.zygote, pool.runtime, channel)
         sandbox.freezes_by_v1 = self._state.cgroup_version == 1
+        sandbox.uid = owner
+        sandbox.pool = pool
         pool.making += 1
+        pool.alive += 1
         loop = asyncio.get_running_loop()
         loop.add_reader(channel.fileno(), self._on_readable, loop, pool, sandbox)
         return sandbox
@@ -326,7 +381,7 @@ class Sandboxes:
         os.set_blocking(sandbox.log_fd, False)
         if sandbox.on_parked is not None:
             sandbox.on_parked(sandbox)
-        elif self._closing:
+        elif self._closing or pool.zygote.lost:
             self.release(sandbox)
         else:
             pool.parked.append(sandbox)
@@ -342,6 +397,8 @@ class Sandboxes:
                 _log.error("a sandbox of %s could not be made: %s", pool.name, pool.failure or "it ended")
             pool.retry_at = time.monotonic() + min(30.0, 0.25 * 2**pool.failures)
         self.release(sandbox)
+        if pool.failures >= _FAILURES_MAX and pool.on_failing is not None:
+            pool.on_failing()
         if sandbox.on_lost is not None:
             sandbox.on_lost()
 
@@ -353,6 +410,51 @@ class Sandboxes:
             if descriptor >= 0:
                 os.close(descriptor)
         self._free_slots.append(sandbox.slot)
+        pool = sandbox.pool
+        if pool is not None:
+            pool.alive -= 1
+            if not pool.alive and pool.on_empty is not None:
+                pool.on_empty()
+
+    # --- templates --------------------------------------------------------------------------------------
+
+    def make_template(
+        self, pool: RuntimePool, on_parked: Callable[[Sandbox], None], on_lost: Callable[[], None]
+    ) -> tuple[Sandbox, int]:
+        """A sandbox whose runtime process becomes a template, and the number that stands for its user ids; as `take`.
+        Give the number back with `free_template`."""
+        if not self._template_numbers:
+            raise SandboxUnavailable(f"all {TEMPLATES_MAX} templates of this host are in use")
+        number = self._template_numbers.popleft()
+        users = {"inside": UID_BASE, "outside": TEMPLATE_UID_BASE + number * SLOTS, "count": SLOTS}
+        try:
+            sandbox = self._make(pool, users["outside"], template=users)
+        except SandboxUnavailable:
+            self._template_numbers.append(number)
+            raise
+        sandbox.on_parked = on_parked
+        sandbox.on_lost = on_lost
+        return sandbox, number
+
+    def free_template(self, number: int) -> None:
+        self._template_numbers.append(number)
+
+    def add_template(self, sandbox: Sandbox, number: int, tmp_mib: int, template_bytes: int) -> RuntimePool:
+        """The template in this sandbox is ready: environments can be taken from the pool that is given back."""
+        zygote = TemplateZygote(sandbox.zygote, sandbox.channel, template_bytes)
+        uid_base = TEMPLATE_UID_BASE + number * SLOTS
+        parked_max = min(self._parked_target, _PARKED_RESTORED)
+        pool = RuntimePool(zygote, f"the template {sandbox.name}", sandbox.runtime, parked_max, uid_base, tmp_mib)
+        self._template_pools[pool] = None
+        self._schedule_refill(0.0)
+        return pool
+
+    def drop_template(self, pool: RuntimePool) -> None:
+        """Nothing is restored from it any more; what is in use goes on."""
+        self._template_pools.pop(pool, None)
+        pool.zygote.close()
+        while pool.parked:
+            self.release(pool.parked.popleft())
 
     # --- parking ----------------------------------------------------------------------------------------
 
@@ -371,12 +473,8 @@ class Sandboxes:
         self._refill_timer = None
         if self._closing or self._busy_starts >= _CPUS:
             return
-        for task in self._pools.values():
-            if not task.done() or task.cancelled() or task.exception():
-                continue
-            pool = task.result()
-            wanted = min(self._parked_target, pool.runtime.row.parked_max)
-            if pool.zygote.lost or len(pool.parked) + pool.making >= wanted:
+        for pool in self._all_pools():
+            if pool.zygote.lost or len(pool.parked) + pool.making >= pool.parked_max:
                 continue
             if pool.failures:
                 if time.monotonic() < pool.retry_at:
@@ -390,6 +488,14 @@ class Sandboxes:
                 return
             self._schedule_refill(0.005)
             return
+
+    def _all_pools(self) -> list[RuntimePool]:
+        """Those of templates first: they are few, and made for somebody."""
+        tasks = self._pools.values()
+        return [
+            *self._template_pools,
+            *(task.result() for task in tasks if task.done() and not task.cancelled() and not task.exception()),
+        ]
 
     def close(self) -> None:
         """End all parked sandboxes and the zygotes. Environments in use are released by their owner."""

@@ -20,6 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from lambent.core.events import ProvisionedStatus
 from lambent.model.function import VersionSpec
 from lambent.model.function_url import UrlSpec
 from lambent.model.names import FunctionKey
@@ -80,6 +81,9 @@ class RecordingDeployments:
         self.pending: dict[str, str | None] = {}
         self.aliases: dict[tuple[str, str], tuple[str, dict[str, float]]] = {}
         self.reserved: dict[str, int | None] = {}
+        self.provisioned: dict[tuple[str, str], int] = {}
+        #: What `provisioned_status` says of each of them.
+        self.status: ProvisionedStatus | None = None
         self.urls: dict[str, tuple[UrlSpec, Callable[[str], bool]]] = {}
         self.failure: Exception | None = None
         self.gate = asyncio.Event()
@@ -94,6 +98,9 @@ class RecordingDeployments:
     def activate(self, spec: VersionSpec) -> None:
         self.calls.append(("activate", spec.key.name, spec.version))
         self.active[spec.key.name, spec.version] = spec
+
+    def hold(self, spec: VersionSpec, state: str | None) -> None:
+        self.calls.append(("hold", spec.key.name, spec.version, state))
 
     def retire_version(self, key: FunctionKey, version: str) -> None:
         self.calls.append(("retire_version", key.name, version))
@@ -126,6 +133,17 @@ class RecordingDeployments:
     def set_reserved(self, key: FunctionKey, reserved: int | None) -> None:
         self.calls.append(("set_reserved", key.name, reserved))
         self.reserved[key.name] = reserved
+
+    def set_provisioned(self, key: FunctionKey, qualifier: str, requested: int) -> None:
+        self.calls.append(("set_provisioned", key.name, qualifier, requested))
+        self.provisioned[key.name, qualifier] = requested
+
+    def remove_provisioned(self, key: FunctionKey, qualifier: str) -> None:
+        self.calls.append(("remove_provisioned", key.name, qualifier))
+        self.provisioned.pop((key.name, qualifier), None)
+
+    def provisioned_status(self, key: FunctionKey, qualifier: str) -> ProvisionedStatus | None:
+        return self.status
 
 
 class Harness:

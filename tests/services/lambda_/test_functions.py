@@ -223,8 +223,6 @@ ARN_OF_CSC = "arn:aws:lambda:eu-west-1:123456789012:code-signing-config:csc-0123
     ("changes", "feature"),
     [
         ({"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:eu-west-1:123456789012:q"}}, "DeadLetterConfig"),
-        ({"SnapStart": {"ApplyOn": "PublishedVersions"}}, "SnapStart"),
-        ({"TenancyConfig": {"TenantIsolationMode": "PER_TENANT"}}, "TenancyConfig"),
         ({"DurableConfig": {"ExecutionTimeout": 5}}, "DurableConfig"),
         ({"PublishTo": "LATEST_PUBLISHED"}, "PublishTo"),
         ({"Code": {"ZipFile": ZIP, "S3ObjectStorageMode": "REFERENCE"}}, "S3ObjectStorageMode REFERENCE"),

@@ -170,15 +170,15 @@ class FrameClient(BaseLambdaRuntimeClient):
 
 
 def run(config, order, channel_fd, link, log_fd, template=None):
-    """Become a runtime, wait on the channel for the function, and serve it; returns the process's exit code. `template`:
-    channels of a process from which environments are to be restored.
+    """Become a runtime, wait on the channel for the function, and serve it; returns the process's exit code.
+    `template`: channels of a process from which environments are to be restored.
 
     Everything that does not depend on the function comes first: it is off the path of a parked sandbox's cold start.
     """
     more = list(template.values()) if template else []
     channel_fd, requests_fd, answers_fd, *more, telemetry_fd = _arrange_descriptors((channel_fd, *link, *more), log_fd)
     if template:
-        channels = dict(zip(template, more))
+        channels = dict(zip(template, more))  # noqa: B905  # Python 3.9
         with socket.socket(fileno=channels["sync"]) as sync:
             process.become_template(config, order, sync)
         standard = {"requests": requests_fd, "answers": answers_fd, "log": telemetry_fd}
@@ -193,12 +193,15 @@ def run(config, order, channel_fd, link, log_fd, template=None):
         return 0
     runtime = json.loads(message)
     process.limit_resources(runtime["rlimits"])
+    debugger = importlib.import_module("debugger") if "debug" in runtime else None
     _become_function(runtime)
     os.environ["_LAMBDA_TELEMETRY_LOG_FD"] = str(telemetry_fd)
     client = FrameClient(requests_fd, answers_fd, runtime["measures_itself"], template)
     if "AWS_LAMBDA_LOG_FORMAT" in os.environ or "AWS_LAMBDA_LOG_LEVEL" in os.environ:
         importlib.reload(awslambdaric.bootstrap)  # it chose its log format when the zygote imported it
     gc.enable()
+    if debugger:
+        debugger.listen(runtime["debug"])
     try:
         awslambdaric.bootstrap.run(runtime["handler"], client)
         return 0
@@ -275,6 +278,7 @@ def _become_function(runtime):
     # By name: walking sys.modules would touch, and so copy, a page for every few of its hundreds of names.
     for name in ("environment", "keeper", "process", "rootfs", "cgroups", "linux", "snapshot", "descriptors"):
         sys.modules.pop(name, None)
+    sys.modules.pop("debugger", None)
     _prefer_own_copies(task_root)
     if os.path.isdir(layers + "/python"):
         for folder in sys.path[1:3]:

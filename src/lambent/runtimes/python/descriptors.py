@@ -39,7 +39,9 @@ def survey(own):
         elif target == _EVENTFD:
             found["events"].append((number, _flags(number)))
         elif stat.S_ISREG(mode):
-            found["files"].append((number, target, _flags(number), os.lseek(number, 0, os.SEEK_CUR)))
+            place = _place(number)
+            if place is not None:
+                found["files"].append((number, target, _flags(number), place))
         elif stat.S_ISFIFO(mode) and target.startswith("pipe:"):
             pipes.setdefault(target, []).append((number, _flags(number)))
         elif stat.S_ISSOCK(mode):
@@ -77,6 +79,14 @@ def renew(found):
                 pass  # it watched what is closed
         os.dup2(made.fileno(), number, inheritable=False)
         made.close()
+
+
+def _place(number):
+    """Where a file is read or written next; None for what only looks like one (a namespace)."""
+    try:
+        return os.lseek(number, 0, os.SEEK_CUR)
+    except OSError:
+        return None
 
 
 def _flags(number):

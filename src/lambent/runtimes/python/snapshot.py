@@ -25,6 +25,8 @@ if sys.platform == "linux":
 
 _MESSAGE_MAX_BYTES = 65_536
 _GIVEN = ("ipc", "uts", "cgroup", "pid", "mnt", "requests", "answers", "channel", "log", "hello", "keeper_hello")
+_GIVEN_MAX = 32
+_REAP_S = 0.1
 
 
 class Template:
@@ -33,7 +35,7 @@ class Template:
         self._config = config
         self._orders = socket.socket(fileno=channels["orders"])
         self._standard = standard
-        self._dead = None
+        self._survey = {}
 
     def obstacle(self):
         """Why this process can not be forked as it is, in words; "" when it can."""
@@ -44,30 +46,42 @@ class Template:
             return "Init left child processes running"
         if _shares_memory():
             return "Init left memory that is shared between processes"
+        try:
+            self._survey = descriptors.survey((self._orders.fileno(), *self._standard.values()))
+        except OSError as error:
+            return "what Init left open can not be made anew ({})".format(error)
         return ""
 
     def serve(self):
         """Returns in restored environments only: the nanoseconds at which the restore began."""
-        platform = (self._orders.fileno(), *self._standard.values())
-        survey = descriptors.survey(platform)
         gc.collect()
         gc.freeze()
+        forks = 0  # that have not ended: each lives for some milliseconds, and they are not waited for
         while True:
-            message, given, _, _ = socket.recv_fds(self._orders, _MESSAGE_MAX_BYTES, len(_GIVEN))
+            forks -= _reap(forks)
+            self._orders.settimeout(_REAP_S if forks else None)
+            try:
+                message, given, _, _ = socket.recv_fds(self._orders, _MESSAGE_MAX_BYTES, _GIVEN_MAX)
+            except socket.timeout:  # Python 3.9 has no other name for it
+                continue
             if not message:
                 os._exit(0)
             pid = os.fork()
             if pid == 0:
                 try:
-                    return self._restore(json.loads(message), dict(zip(_GIVEN, given)), survey)
+                    return self._restore(json.loads(message), given)
                 except BaseException as error:
                     os.write(2, "lambent: an environment was not restored: {!r}\n".format(error).encode())
                     os._exit(1)
             for descriptor in given:
                 os.close(descriptor)
-            os.waitpid(pid, 0)
+            forks += 1
 
-    def _restore(self, order, given, survey):
+    def _restore(self, order, given):
+        for descriptor in given[len(_GIVEN) :]:  # of the environment's control groups: what the next fork takes is its
+            os.write(descriptor, b"0")
+            os.close(descriptor)
+        given = dict(zip(_GIVEN, given))  # noqa: B905  # Python 3.9
         folder = os.getcwd()
         linux.raise_capabilities(True)
         for name in ("ipc", "uts", "cgroup", "pid", "mnt"):
@@ -85,7 +99,7 @@ class Template:
             os.dup2(given["log"], number)
         for name in ("requests", "answers", "log"):
             os.close(given[name])
-        descriptors.renew(survey)
+        descriptors.renew(self._survey)
         _forget_randomness()
         name = order["name"].encode()
         for each in ("hello", "keeper_hello"):
@@ -98,6 +112,19 @@ class Template:
         began_ns = time.monotonic_ns()
         os.environ.update(json.loads(message)["restored"])
         return began_ns
+
+
+def _reap(most):
+    """How many of our forks have ended."""
+    count = 0
+    while count < most:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return count
+        except ChildProcessError:  # somebody else has waited for them
+            return most
+        count += 1
+    return count
 
 
 def _has_children():

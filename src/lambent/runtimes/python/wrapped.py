@@ -5,10 +5,13 @@ wrapper is executed with this program and its interpreter as arguments, as on AW
 """
 
 import http.client
+import json
 import os
 import sys
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+if "_LAMBENT_DEBUG" in os.environ:
+    import debugger
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
 import awslambdaric.bootstrap  # noqa: E402
@@ -44,7 +47,7 @@ class HttpClient(LambdaRuntimeClient):
             invoke_id=header("Lambda-Runtime-Aws-Request-Id"),
             x_amzn_trace_id=header("Lambda-Runtime-Trace-Id"),
             invoked_function_arn=header("Lambda-Runtime-Invoked-Function-Arn"),
-            deadline_time_in_ms=header("Lambda-Runtime-Deadline-Ms"),
+            deadline_time_in_ms=int(header("Lambda-Runtime-Deadline-Ms")),
             client_context=header("Lambda-Runtime-Client-Context"),
             cognito_identity=header("Lambda-Runtime-Cognito-Identity"),
             tenant_id=header("Lambda-Runtime-Aws-Tenant-Id"),
@@ -72,6 +75,10 @@ def main():
     version = "python{}.{}".format(*sys.version_info[:2])
     sys.path[:0] = [task_root, "{}/python/lib/{}/site-packages".format(layers_root, version), layers_root + "/python"]
     sys.argv[1:] = []
+    debug = os.environ.pop("_LAMBENT_DEBUG", None)
+    if debug:
+        debugger.listen(json.loads(debug))
+        del sys.modules["debugger"]
     awslambdaric.bootstrap.run(os.environ["_HANDLER"], HttpClient(os.environ["AWS_LAMBDA_RUNTIME_API"]))
 
 

@@ -119,6 +119,16 @@ class Group:
         for descriptor in self._members:
             os.write(descriptor, str(pid).encode())
 
+    @property
+    def members(self):
+        """Descriptors by which the calling process can move itself into the group, by writing 0."""
+        return tuple(self._members)
+
+    def close(self):
+        for descriptor in self.files.values():
+            os.close(descriptor)
+        self.close_members()
+
     def close_members(self):
         """Nobody will be moved any more."""
         while self._members:
@@ -142,16 +152,17 @@ class Group:
         when a threshold is crossed; with version 2 what lies in /tmp counts as memory."""
         return "memory.notify" in self.files and "memory.usage" in self.files
 
-    def limit(self, memory_bytes, tmp_bytes, vcpus, hard_cpu, processes_max):
+    def limit(self, memory_bytes, tmp_bytes, vcpus, hard_cpu, processes_max, raising=False):
         """Apply the limits of one function version. Swap is never a way around the memory limit.
 
         Where usage can be watched, the kernel's limit leaves room for /tmp, and MemoryWatch holds the function to its
-        own."""
+        own. `raising`: the limits were lower before."""
         if not self.files:
             return
         hard_bytes = memory_bytes + tmp_bytes if self.can_watch else memory_bytes
-        self._write("memory.limit", hard_bytes)
-        self._write("memory.swap_limit", hard_bytes if self.version == 1 else 0)
+        limits = [("memory.limit", hard_bytes), ("memory.swap_limit", hard_bytes if self.version == 1 else 0)]
+        for name, value in reversed(limits) if raising else limits:  # version 1: the second is never lower
+            self._write(name, value)
         lowest, highest = _WEIGHT_RANGE[self.version]
         self._write("cpu.weight", max(lowest, min(highest, int(_FULL_VCPU_WEIGHT[self.version] * vcpus))))
         if hard_cpu:

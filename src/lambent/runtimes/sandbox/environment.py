@@ -53,6 +53,7 @@ class Sandbox:
         self.extensions = {}  # pid -> name
         self.generation = 0
         self.killing = False
+        self.dying = False  # killed, and perhaps not gone yet
         self.group = None
         self.watch = None  # of memory, where the kernel's limit is not the function's
         self.out_of_memory = False
@@ -158,7 +159,7 @@ class Sandbox:
             if self.watch is not None:
                 sources.append(self.watch.descriptor)
                 pause_s = self.watch.PAUSE_S if self.watch.close_look else pause_s
-            readable, _, _ = select.select(sources, [], [], pause_s)
+            readable = _wait(sources, pause_s)
             if self.watch is not None:
                 self._look_at_memory()
             self._look_at_more(readable)
@@ -215,6 +216,7 @@ class Sandbox:
             self._send({"op": "failed", "error": "{}: {}".format(type(error).__name__, error)})
 
     def _run(self, message):
+        self._bury()
         self.generation = message["generation"]
         if message.get("assign"):
             self._assign(message["assign"])
@@ -292,7 +294,7 @@ class Sandbox:
 
     def _template_channels(self):
         """What the runtime process of a template has besides; None for all others."""
-        return None
+        return
 
     def _park_program(self, park):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -347,6 +349,7 @@ class Sandbox:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
+                self.dying = False
                 self._all_reaped()
                 return
             if pid == 0:
@@ -387,7 +390,16 @@ class Sandbox:
 
     def _kill_all(self):
         """Kill every process of the sandbox but this one."""
+        self.dying = self.isolated
         self._signal_all(signal.SIGKILL)
+
+    def _bury(self):
+        """Wait for those that were killed: the memory that they still have would be held against the next process."""
+        while self.dying:
+            try:
+                self._reaped(*os.waitpid(-1, 0))
+            except ChildProcessError:
+                self.dying = False
 
     def _signal_all(self, number):
         if self.isolated:
@@ -421,6 +433,17 @@ def _listen(address):
     api.listen(_API_BACKLOG)
     api.setblocking(False)
     return api
+
+
+def _wait(sources, pause_s):
+    """Those of which can be read, or that have ended. (select() stops at descriptor 1,024.)"""
+    poll = select.poll()
+    by_number = {}
+    for source in sources:
+        number = source if isinstance(source, int) else source.fileno()
+        by_number[number] = source
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(None if pause_s is None else pause_s * 1e3)]
 
 
 def _is_executable(path):

@@ -15,12 +15,14 @@ runtime process by sending it descriptors of these namespaces; the process enter
 of the Keeper, whose child it is (the kernel gives orphans to process 1 of their parent's pid namespace).
 
 Channel of the Keeper: as in environment.py, and
+    in   {"op": "forks"}    Init is done, there will be environments
     in   {"op": "fork", "name", "uid", "owner", "tmp_mib", "api"} + the environment's control channel
 """
 
 import array
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -31,8 +33,11 @@ from environment import Sandbox
 
 _MESSAGE_MAX_BYTES = 65_536
 _CREDENTIALS = struct.Struct("3i")
-_PATIENCE_S = 10.0
-_REMOVE_S = 1.0
+_PATIENCE_S = 30.0  # in a burst the template forks one after the other
+_REMOVE_S = 30.0
+_FORKS_BYTES = 64 << 20
+#: To the name of a template's control group: that of its keeper.
+KEEPER_SUFFIX = "k"
 #: Namespaces of a Member that its runtime process enters, in this order: the last may forbid what comes after it.
 NAMESPACES = ("ipc", "uts", "cgroup", "pid", "mnt")
 
@@ -44,16 +49,20 @@ class Keeper(Sandbox):
         self.runtimes = {}  # pid of a restored runtime process -> name
         self.leftover = []  # names of control groups that are to be removed
         self.user_namespace = -1
+        self.assigned = None
         self.orders, self.template_orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.hello, self.runtime_hello = _credential_pair()
         self.hello.setblocking(False)
         self.sync = self.template_sync = None
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one descriptor for each environment
 
     # --- the template -----------------------------------------------------------------------------------
 
     def _join_group(self):
+        """One for the template, with the version's limits, and one for what we do ourselves."""
         self.group = self.parents.create(self.order["name"])
-        self.group.close_members()
+        self.parents.create(self.order["name"] + KEEPER_SUFFIX).close()
 
     def _shed_capabilities(self):
         """Nothing of the function ever runs here, and sandboxes are still to be made."""
@@ -66,13 +75,15 @@ class Keeper(Sandbox):
         link = super()._fork_runtime(unwanted)
         self.template_sync.close()
         self.sync.settimeout(_PATIENCE_S)
-        if self.sync.recv(1):  # it is in its user namespace
-            users = self.order["template"]
-            for name in ("uid_map", "gid_map"):
-                with open("/proc/{}/{}".format(self.runtime_pid, name), "w") as file:
-                    file.write("{} {} {}".format(users["inside"], users["outside"], users["count"]))
-            self.user_namespace = os.open("/proc/{}/ns/user".format(self.runtime_pid), os.O_RDONLY)
-            self.sync.send(b"+")
+        self.group.add(self.runtime_pid)
+        if not self.sync.recv(1):
+            raise RuntimeError("this host gives no user namespace")
+        users = self.order["template"]
+        for name in ("uid_map", "gid_map"):
+            with open("/proc/{}/{}".format(self.runtime_pid, name), "w") as file:
+                file.write("{} {} {}".format(users["inside"], users["outside"], users["count"]))
+        self.user_namespace = os.open("/proc/{}/ns/user".format(self.runtime_pid), os.O_RDONLY)
+        self.sync.send(b"+")
         self.sync.close()
         return link
 
@@ -81,8 +92,23 @@ class Keeper(Sandbox):
     def _obey(self, message, descriptors):
         if message["op"] == "fork":
             self._fork_member(message, descriptors[0])
+        elif message["op"] == "forks":
+            self._make_room()
         else:
             super()._obey(message, descriptors)
+
+    def _assign(self, wanted):
+        self.assigned = wanted
+        super()._assign(wanted)
+
+    def _make_room(self):
+        """Init is done. Its forks begin in its group: they take memory there, and are not to wait for a share."""
+        self.watch = None
+        wanted = self.assigned
+        self.group.limit(
+            wanted["memory_bytes"] + _FORKS_BYTES, wanted["tmp_mib"] * 1_048_576, 1.0, False, wanted["processes_max"],
+            raising=True,
+        )  # fmt: skip
 
     def _fork_member(self, order, control):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -213,7 +239,7 @@ class Member(Sandbox):
         requests_read, requests_write = os.pipe()
         given = (
             *self.namespaces, requests_read, answers_write, theirs.fileno(), self.log_write,
-            runtime_hello.fileno(), self.runtime_hello.fileno(),
+            runtime_hello.fileno(), self.runtime_hello.fileno(), *self.group.members,
         )  # fmt: skip
         order = {"uid": self.order["uid"], "name": self.order["name"]}
         socket.send_fds(self.orders, [json.dumps(order).encode()], given)
@@ -226,7 +252,8 @@ class Member(Sandbox):
         hello.close()
         if not raw or pid <= 1:
             raise RuntimeError("the template is gone")
-        self.group.add(pid)
+        if not _is_in_our_group(pid):  # it has gone there itself, if it is what it should be
+            self.group.add(pid)
         self.runtime_pid = pid
         self.runtime_channel = ours
         return {"link_in": answers_read, "link_out": requests_write}
@@ -247,6 +274,15 @@ class Member(Sandbox):
     def _all_reaped(self):
         if not self.runtime_pid:
             super()._all_reaped()
+
+
+def _is_in_our_group(pid):
+    """In every hierarchy, seen from our own control group namespace."""
+    try:
+        with open("/proc/{}/cgroup".format(pid)) as file:
+            return all(line.endswith(":/\n") for line in file)
+    except OSError:
+        return False
 
 
 def _credential_pair():

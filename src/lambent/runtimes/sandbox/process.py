@@ -9,6 +9,9 @@ import signal
 import sys
 import threading
 
+if sys.platform == "linux":
+    import linux
+
 #: Descriptors that an executed program finds beside the standard three.
 CHANNEL_FD, TELEMETRY_FD = 3, 4
 
@@ -31,8 +34,6 @@ def give_up_privileges(config, order):
     os.setpgid(0, 0)
     if not config["namespaces"]:
         return
-    import linux
-
     if config["rootless"]:
         _own_user_namespace(config["uid_base"])
     linux.drop_bounding_set()
@@ -53,11 +54,9 @@ def give_up_privileges(config, order):
 
 
 def become_template(config, order, sync):
-    """For a process from which environments will be restored: as give_up_privileges, but in a user namespace of its own,
-    in which it may become other users and enter namespaces; nothing else, and nothing outside. These capabilities are
-    not effective until they are raised. `sync`: a socket to the sandbox's first process, which writes the maps."""
-    import linux
-
+    """For a process from which environments will be restored: as give_up_privileges, but in a user namespace of its
+    own, in which it may become other users and enter namespaces; nothing else, and nothing outside. These capabilities
+    are not effective until they are raised. `sync`: a socket to the sandbox's first process, which writes the maps."""
     os.setpgid(0, 0)
     linux.unshare(linux.CLONE_NEWUSER)
     sync.send(b"?")
@@ -86,8 +85,6 @@ def become_template(config, order, sync):
 def _own_user_namespace(uid):
     """Without root all environments have one user id, and the kernel counts its processes together; in a user namespace
     of its own each environment is counted alone, and so can be limited alone."""
-    import linux
-
     try:
         linux.unshare(linux.CLONE_NEWUSER)
         for name, text in (("setgroups", "deny"), ("uid_map", "{0} {0} 1"), ("gid_map", "{0} {0} 1")):

@@ -27,7 +27,7 @@ sys.path.insert(0, _HERE)
 
 import cgroups  # noqa: E402
 import environment  # noqa: E402
-import keeper  # noqa: E402, F401
+import keeper  # noqa: E402
 import process  # noqa: E402, F401  # environments fork with all that they need already imported
 
 if sys.platform == "linux":
@@ -148,7 +148,8 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            self.leftover.append(self.names.pop(pid))
+            name = self.names.pop(pid)
+            self.leftover += [name, name + keeper.KEEPER_SUFFIX]
             self._remove_leftover()
 
     def _remove_leftover(self):

@@ -4,6 +4,6 @@ concurrency, tags.
 `service.make_lambda_service` puts the room together. Accepted and answered, without an effect on this
 machine, because nothing here could tell the difference: VpcConfig, KMSKeyArn, TracingConfig, Architectures
 ["arm64"]. Refused because they would change what a function does and are not built:
-FileSystemConfigs, DeadLetterConfig, SnapStart, tenancy, capacity providers, durable functions,
-accelerators, customer-managed runtimes, code kept by reference.
+FileSystemConfigs, DeadLetterConfig, capacity providers, durable functions, accelerators,
+customer-managed runtimes, code kept by reference.
 """

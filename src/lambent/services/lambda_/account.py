@@ -12,6 +12,7 @@ from lambent.model import limits
 from lambent.services.base import CallContext, Handler
 from lambent.services.lambda_.control import Control, resolve
 from lambent.services.lambda_.messages import function_not_found
+from lambent.services.lambda_.provisioned import unreserved_of
 from lambent.store.functions import FunctionRows
 
 
@@ -31,23 +32,23 @@ class Account:
 
     async def settings(self, context: CallContext, _params: dict[str, Any]) -> dict[str, Any]:
         account, region = context.account, context.region
+        concurrency = self._control.settings.account_concurrency
 
         def read(rows: FunctionRows) -> tuple[int, int, int]:
             return (
                 rows.code_bytes_total(account, region),
                 rows.count_functions(account, region),
-                rows.reserved_total(account, region),
+                unreserved_of(rows, account, region, concurrency),
             )
 
-        code_bytes, functions, reserved = await self._control.rows(read)
-        concurrency = self._control.settings.account_concurrency
+        code_bytes, functions, unreserved = await self._control.rows(read)
         return {
             "AccountLimit": {
                 "TotalCodeSize": limits.CODE_STORAGE_MAX_BYTES,
                 "CodeSizeUnzipped": limits.UNZIPPED_MAX_BYTES,
                 "CodeSizeZipped": limits.ZIP_MAX_BYTES,
                 "ConcurrentExecutions": concurrency,
-                "UnreservedConcurrentExecutions": max(0, concurrency - reserved),
+                "UnreservedConcurrentExecutions": max(0, unreserved),
             },
             "AccountUsage": {"TotalCodeSize": code_bytes, "FunctionCount": functions},
         }

@@ -15,6 +15,7 @@ from lambent.services.base import CallContext, Handler
 from lambent.services.lambda_ import paging
 from lambent.services.lambda_.control import Control
 from lambent.services.lambda_.messages import broken_constraint, function_not_found, stale_revision
+from lambent.services.lambda_.provisioned import require_alias_may_move
 from lambent.store.functions import FunctionRows
 from lambent.store.records import AliasRecord
 
@@ -90,6 +91,7 @@ class Aliases:
             if weights is not None:
                 record.additional = weights
             _check_target(rows, record)
+            require_alias_may_move(rows, record)
             record.revision_id = self._control.new_revision()
             rows.save_alias(record)
             return record

@@ -10,6 +10,7 @@ from lambent.model.names import LATEST
 from lambent.services.base import CallContext, Handler
 from lambent.services.lambda_.control import Control
 from lambent.services.lambda_.messages import function_not_found
+from lambent.services.lambda_.provisioned import provisioned_total, unreserved_of
 from lambent.store.functions import FunctionRows
 
 
@@ -51,8 +52,14 @@ class Concurrency:
             record = rows.function(key)
             if record is None:
                 raise function_not_found(key.arn(LATEST))
-            others = rows.reserved_total(key.account, key.region, without=key)
-            unreserved = account_limit - others - (wanted or 0)
+            provisioned = provisioned_total(rows, key)
+            if wanted is not None and wanted < provisioned:
+                raise InvalidParameterValue(
+                    f" ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned "
+                    f"concurrency [{provisioned}].",
+                    with_type=False,
+                )
+            unreserved = unreserved_of(rows, key.account, key.region, account_limit, without=key) - (wanted or 0)
             if wanted and unreserved < limits.UNRESERVED_CONCURRENCY_MIN:
                 raise InvalidParameterValue(
                     "Specified ReservedConcurrentExecutions for function decreases account's "

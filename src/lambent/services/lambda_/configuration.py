@@ -23,7 +23,7 @@ _LEVEL_DEFAULT = "INFO"
 _NOT_CONTENT = ("revision_id", "last_modified", "phase", "reason", "reason_code", "serving", "published_from")
 
 #: Left out of fingerprints while they are empty, so that those made before there were such fields still fit.
-_ADDED_LATER = ("layers", "image", "image_config")
+_ADDED_LATER = ("layers", "image", "image_config", "snap_start", "tenancy")
 
 
 # --- requests into records ---------------------------------------------------------------------------------
@@ -55,6 +55,7 @@ def new_record(
         tmp_mib=limits.TMP_DEFAULT_MIB,
         architecture=params.get("Architectures", ["x86_64"])[0],
         log_group=f"/aws/lambda/{key.name}",
+        tenancy=params.get("TenancyConfig", {}).get("TenantIsolationMode") == "PER_TENANT",
         phase=Phase.CREATING,
     )
     return changed(record, params)
@@ -85,6 +86,8 @@ def changed(record: VersionRecord, params: dict[str, Any]) -> VersionRecord:
     if "ImageConfig" in params:
         # It replaces what was there as a whole; an empty member overrides nothing.
         record.image_config = {name: value for name, value in params["ImageConfig"].items() if value}
+    if params.get("SnapStart", {}).get("ApplyOn"):
+        record.snap_start = params["SnapStart"]["ApplyOn"] == "PublishedVersions"
     if "LoggingConfig" in params:
         _change_logging(record, params["LoggingConfig"])
     return record
@@ -137,6 +140,8 @@ def spec_of(record: VersionRecord) -> VersionSpec:
         revision_id=record.revision_id,
         layers=tuple(layer.code_sha256 for layer in record.layers),
         image=_image_spec(record),
+        snap_start=record.snap_start and not is_latest(record),
+        tenancy=record.tenancy,
     )
 
 
@@ -200,7 +205,10 @@ def listed(record: VersionRecord, *, arn: str | None = None) -> dict[str, Any]:
         "PackageType": "Zip" if record.image is None else "Image",
         "Architectures": [record.architecture],
         "EphemeralStorage": {"Size": record.tmp_mib},
-        "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
+        "SnapStart": {
+            "ApplyOn": "PublishedVersions" if record.snap_start else "None",
+            "OptimizationStatus": "On" if record.snap_start and not is_latest(record) else "Off",
+        },
         "LoggingConfig": _logging(record),
     }
     if record.image is None:
@@ -209,6 +217,8 @@ def listed(record: VersionRecord, *, arn: str | None = None) -> dict[str, Any]:
         answer["ImageConfigResponse"] = {"ImageConfig": record.image_config}
     if record.environment is not None:
         answer["Environment"] = {"Variables": record.environment}
+    if record.tenancy:
+        answer["TenancyConfig"] = {"TenantIsolationMode": "PER_TENANT"}
     if record.kms_key_arn:
         answer["KMSKeyArn"] = record.kms_key_arn
     if record.vpc is not None:

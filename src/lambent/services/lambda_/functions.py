@@ -31,6 +31,7 @@ from lambent.services.lambda_.messages import (
     function_not_found,
     stale_revision,
 )
+from lambent.services.lambda_.snap_start import check_snap_start
 from lambent.services.lambda_.validation import (
     check_environment,
     check_runtime,
@@ -100,6 +101,7 @@ class Functions:
             now=self._control.timestamp(),
         )
         latest.layers = layers
+        check_snap_start(latest)
         function = FunctionRecord(key=key, tags=params.get("Tags", {}))
         made = [latest]
         if params.get("Publish"):
@@ -213,6 +215,7 @@ class Functions:
             before = await control.rows(lambda rows: _changeable(rows, key, params))
             images.check_new_configuration(before, params)
             after = changed(before, params)
+            check_snap_start(after)
             if "Layers" in params:
                 after.layers = await self._layers(context, params)
                 await check_unzipped_size(control.code, after.code_sha256, after.layers)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -28,6 +30,8 @@ _log = logging.getLogger("lambent.services.lambda")
 
 #: Preparations at a time. More would only make each other slow; a restart may find hundreds.
 _PREPARING_MAX = 8
+#: Snapshots at a time: each runs a function's Init, which may take minutes.
+_SNAPSHOTS_MAX = 4
 
 
 class Event(enum.Enum):
@@ -91,12 +95,16 @@ class Lifecycle:
         self._control = control
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_PREPARING_MAX)
+        self._snapshots = asyncio.Semaphore(_SNAPSHOTS_MAX)
 
     def begin(self, record: VersionRecord) -> None:
         """Prepare a committed version that waits. The caller holds the function's lock."""
         assert record.phase in WAITING
         self._tell_pending(record)
-        task = asyncio.create_task(self._prepare(record), name=f"prepare {record.key.arn(record.version)}")
+        self._begin_task(self._prepare(record), f"prepare {record.key.arn(record.version)}")
+
+    def _begin_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -135,18 +143,20 @@ class Lifecycle:
         for record in versions:
             if record.phase in WAITING:
                 self.begin(record)
+            elif record.phase is Phase.READY and spec_of(record).snap_start:
+                self._begin_task(self._snapshot_again(record), f"snapshot {record.key.arn(record.version)}")
 
     async def _prepare(self, record: VersionRecord) -> None:
         spec = spec_of(record)
         reason = reason_code = ""
         event = Event.PREPARED
         try:
-            async with self._slots:
+            async with self._snapshots if spec.snap_start else self._slots:
                 await self._control.deployments.prepare(spec)
         except ApiError as error:
             event, reason = Event.NOT_PREPARED, error.message
             invalid = isinstance(error, InvalidParameterValue)
-            reason_code = "InvalidConfiguration" if invalid else "InternalError"
+            reason_code = getattr(error, "reason_code", "InvalidConfiguration" if invalid else "InternalError")
             if isinstance(error, ImageProblem):
                 reason_code = error.reason_code
         except Exception:
@@ -172,6 +182,8 @@ class Lifecycle:
 
         settled = await self._control.rows(settle)
         if settled is None:
+            if spec.snap_start:
+                self._control.deployments.hold(spec, None)
             return
         if settled.phase is Phase.READY:
             self._control.deployments.activate(spec)
@@ -181,6 +193,24 @@ class Lifecycle:
         # The data plane keeps one such state for the whole function; $LATEST is what it is about.
         if is_latest(record):
             self._control.deployments.set_pending(record.key, _NOT_INVOKABLE.get(record.phase))
+        elif record.snap_start and record.phase in _NOT_INVOKABLE:
+            self._control.deployments.hold(spec_of(record), _NOT_INVOKABLE[record.phase])
+
+    async def _snapshot_again(self, record: VersionRecord) -> None:
+        """After a restart: until there is a snapshot, environments of the version have an Init each."""
+        spec = spec_of(record)
+        try:
+            async with self._snapshots:
+                await self._control.deployments.prepare(spec)
+        except ApiError as error:
+            _log.warning("the snapshot of %s could not be made again: %s", spec.arn, error.message)
+            return
+        async with self._control.exclusive(record.key):
+            stored = await self._control.rows(lambda rows: rows.version(record.key, record.version))
+            if stored is not None and stored.revision_id == record.revision_id:
+                self._control.deployments.activate(spec)
+            else:
+                self._control.deployments.hold(spec, None)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -55,6 +55,11 @@ def functions_only() -> InvalidParameterValue:
     )
 
 
+def not_per_tenant(feature: str) -> InvalidParameterValue:
+    """For what a function with tenant isolation can not have. AWS's text is not recorded: these are the CDK's words."""
+    return InvalidParameterValue(f"{feature} is not supported for functions with tenant isolation mode.")
+
+
 def unsupported(feature: str) -> InvalidParameterValue:
     """Refuse what would be stored and not done."""
     return InvalidParameterValue(f"Lambent does not support {feature} yet.")

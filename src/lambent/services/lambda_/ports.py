@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from lambent.core.events import ProvisionedStatus
 from lambent.model.function import VersionSpec
 from lambent.model.function_url import UrlSpec
 from lambent.model.names import FunctionKey
@@ -28,6 +29,10 @@ class Deployments(Protocol):
         The spec is the one that `prepare` got, or after a restart one that was prepared by an earlier
         process.
         """
+        ...
+
+    def hold(self, spec: VersionSpec, state: str | None) -> None:
+        """SnapStart: this published version is "Pending" or "Failed", which invokes are told; None: neither."""
         ...
 
     def retire_version(self, key: FunctionKey, version: str) -> None: ...
@@ -52,3 +57,16 @@ class Deployments(Protocol):
     def remove_url(self, url_id: str) -> None: ...
 
     def set_reserved(self, key: FunctionKey, reserved: int | None) -> None: ...
+
+    def set_provisioned(self, key: FunctionKey, qualifier: str, requested: int) -> None:
+        """Keep so many environments initialised for a version or an alias, also where the alias moves; again for what
+        has failed."""
+        ...
+
+    def remove_provisioned(self, key: FunctionKey, qualifier: str) -> None:
+        """Deleting the version, the alias or the function does this too."""
+        ...
+
+    def provisioned_status(self, key: FunctionKey, qualifier: str) -> ProvisionedStatus | None:
+        """What has become of it so far; None: nothing was asked for."""
+        ...

@@ -26,6 +26,7 @@ from lambent.services.lambda_.layers import Layers
 from lambent.services.lambda_.lifecycle import Lifecycle
 from lambent.services.lambda_.permissions import Permissions
 from lambent.services.lambda_.ports import Deployments
+from lambent.services.lambda_.provisioned import ProvisionedConcurrency
 from lambent.services.lambda_.tags import Tags
 from lambent.services.lambda_.urls import Urls
 from lambent.services.lambda_.validation import check_runtime
@@ -49,11 +50,14 @@ class LambdaService(ModelService):
         self._runtimes = codec.model.shape("Runtime").enum or ()
         self._requests: set[asyncio.Task[Response]] = set()
         self._urls = Urls(control)
+        #: Also what Application Auto Scaling drives.
+        self.provisioned = ProvisionedConcurrency(control)
         rooms = (
             Functions(control, self._lifecycle, self._source, self._runtimes),
             Versions(control, self._lifecycle),
             Aliases(control),
             Concurrency(control),
+            self.provisioned,
             Account(control),
             Tags(control),
             Layers(control, self._source),
@@ -73,6 +77,7 @@ class LambdaService(ModelService):
         self._source.use_link_key(key)
         await self._lifecycle.load()
         await self._urls.load()
+        await self.provisioned.load()
         # Only now: while the server runs, environments may still have the code of deleted versions mounted.
         code, layers, images = await self._control.rows(
             lambda rows: (rows.referenced_code(), rows.referenced_layers(), serving_images(rows))

@@ -21,7 +21,7 @@ from lambent.model.names import LATEST, FunctionRef, parse_function_ref
 from lambent.services.base import CallContext, Handler
 from lambent.services.lambda_ import paging, policies, policy_rules
 from lambent.services.lambda_.control import Control
-from lambent.services.lambda_.messages import broken_constraint
+from lambent.services.lambda_.messages import broken_constraint, not_per_tenant
 from lambent.store.functions import FunctionRows
 from lambent.store.records import PolicyRecord, UrlRecord
 
@@ -91,6 +91,9 @@ class Urls:
             missing = ref.qualifier is not None and rows.alias(ref.key, ref.qualifier) is None
             if missing or rows.function(ref.key) is None:
                 raise ResourceNotFound("Function does not exist")
+            latest = rows.version(ref.key)
+            if latest is not None and latest.tenancy:
+                raise not_per_tenant("FunctionUrl")
             if rows.urls.url(ref.key, ref.qualifier) is not None:
                 raise ResourceConflict(
                     f"Failed to create function url config for [functionArn = {ref.arn}]. Error message:  "

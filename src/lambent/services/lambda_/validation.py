@@ -105,8 +105,6 @@ def refuse_unsupported(params: dict[str, Any]) -> None:
     present = (
         (params.get("FileSystemConfigs"), "FileSystemConfigs"),
         (params.get("DeadLetterConfig", {}).get("TargetArn"), "DeadLetterConfig"),
-        (params.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions", "SnapStart"),
-        ("TenancyConfig" in params, "TenancyConfig"),
         ("CapacityProviderConfig" in params, "CapacityProviderConfig"),
         ("DurableConfig" in params, "DurableConfig"),
         ("RuntimeConfig" in params, "RuntimeConfig"),

@@ -109,7 +109,7 @@ class Versions:
         published = publish_latest(rows, latest, self._control.new_revision(), params.get("Description"))
         if published.is_new:
             require_storage(rows, key, 0)  # it is in the sum already
-            if latest.phase is Phase.READY:
+            if latest.phase is Phase.READY and not latest.snap_start:
                 # What runs as $LATEST needs no further preparation to run under a number.
                 advance(published.record, Event.PREPARED)
                 rows.save_version(published.record)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from .harness import Function, Neighbour, Server, wait_until
+from integration.harness import Function, Neighbour, Server, wait_until
 
 Deploy = Callable[..., Function]
-
-
-@pytest.fixture
-def neighbour(server: Server) -> Iterator[Neighbour]:
-    with Neighbour(server) as running:
-        yield running
 
 
 def handler(body: str) -> str:
