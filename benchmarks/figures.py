@@ -63,10 +63,17 @@ PROMISES = {
     "throughput, 32 clients": Promise("ratio", "higher", 0.4, 0.6),
     "cold start, trivial handler, p50": Promise("value", "lower", 15, 10),
     "cold start, trivial handler, p99": Promise("value", "lower", 40, 25),
+    "SnapStart restore, Init of 2 s and 50 MB, p50": Promise("value", "lower", 15, 8),
+    "SnapStart restore, Init of 2 s and 50 MB, p99": Promise("value", "lower", 50, 25),
     "environments started a second": Promise("value", "higher", 60, 100),
     "proportional memory of an idle environment": Promise("value", "lower", 8, 4),
     "lambent up to the ready line": Promise("value", "lower", 1500, 700),
     "server resident when idle": Promise("value", "lower", None, 100),
+    "Node.js warm latency p50, against Python's": Promise("ratio", "lower", 2.0, 1.5),
+    "Node.js cold start p50, against `node -e 0` alone": Promise("ratio", "lower", 1.3, 1.0),
+    "what an extension told of INVOKE adds to a warm call, p50": Promise("value", "lower", 1000, 500),
+    "throughput, 32 clients, freezing against not": Promise("ratio", "higher", 0.95, 0.98),
+    "environments of one function, started a second": Promise("value", "higher", 80, 200),
 }
 
 

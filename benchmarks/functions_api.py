@@ -40,19 +40,27 @@ def lambda_client(server: Server) -> Any:
     )
 
 
-def code_zip(module: str) -> bytes:
-    """A deployment package of one file, the same bytes each time."""
+def zip_of(name: str, data: bytes, mode: int = 0o644) -> bytes:
+    """A package of one file, the same bytes each time."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        member = zipfile.ZipInfo(f"{module}.py", date_time=(2026, 1, 1, 0, 0, 0))
-        member.external_attr = 0o644 << 16
-        archive.writestr(member, (FUNCTIONS / f"{module}.py").read_bytes())
+        member = zipfile.ZipInfo(name, date_time=(2026, 1, 1, 0, 0, 0))
+        member.external_attr = mode << 16
+        archive.writestr(member, data)
     return packed.getvalue()
 
 
-def deploy(client: Any, names: Iterable[str], module: str, memory_mib: int, runtime: str) -> list[str]:
+def code_zip(module: str, runtime: str) -> bytes:
+    """The deployment package of a bench function."""
+    file = FUNCTIONS / f"{module}{'.mjs' if runtime.startswith('nodejs') else '.py'}"
+    return zip_of(file.name, file.read_bytes())
+
+
+def deploy(
+    client: Any, names: Iterable[str], module: str, memory_mib: int, runtime: str, layers: Iterable[str] = ()
+) -> list[str]:
     """Create functions that share one package; returns their names when all are active."""
-    package = code_zip(module)
+    package = code_zip(module, runtime)
     made = list(names)
     for name in made:
         client.create_function(
@@ -63,6 +71,7 @@ def deploy(client: Any, names: Iterable[str], module: str, memory_mib: int, runt
             Code={"ZipFile": package},
             MemorySize=memory_mib,
             Timeout=120,
+            Layers=list(layers),
         )
     waiter = client.get_waiter("function_active_v2")
     for name in made:

@@ -4,6 +4,7 @@ What is compared with the floor is measured in alternation with it, in short rou
 noisy, and a ratio of two neighbours in time survives that better than two figures minutes apart.
 """
 
+import base64
 import json
 import os
 import statistics
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,6 +52,7 @@ class Sizes:
     burst: int = 200
     burst_rounds: int = 3
     idle_environments: int = 60
+    mass: int = 1_000
     starts: int = 5
 
 
@@ -62,6 +65,7 @@ QUICK = Sizes(
     burst=50,
     burst_rounds=1,
     idle_environments=50,
+    mass=300,
     starts=3,
 )
 
@@ -118,7 +122,7 @@ def start(bench: Bench) -> list[Figure]:
     ]
 
 
-def _load(server: Server, function: str, clients: int, seconds: float) -> dict[str, Any]:
+def load(server: Server, function: str, clients: int, seconds: float) -> dict[str, Any]:
     """One run of the load driver, in a process of its own as a client would be.
 
     A single client is kept on one core, and `warm` says where the server may run meanwhile. Left alone, the
@@ -160,7 +164,7 @@ def warm(bench: Bench) -> list[Figure]:
             connection.close()
             if answer != json.loads(BODY):
                 raise RuntimeError(f"{name} answered {answer!r} to an echo")
-            _load(server, "echo", 32, 1.0)  # every environment that the rounds will need, started
+            load(server, "echo", 32, 1.0)  # every environment that the rounds will need, started
         for number in range(sizes.rounds):
             # Who goes first changes, so that neither always meets the other's after-effects.
             order = list(servers.items())
@@ -169,8 +173,8 @@ def warm(bench: Bench) -> list[Figure]:
                     bench.step(f"round {number + 1} of {sizes.rounds}: {name}, {setting}")
                     if clients == 1:
                         machine.keep_on(server.process.pid, {CLIENT_CORE} if setting == ONE_CORE else OTHER_CORES)
-                    _load(server, "echo", clients, 0.3)
-                    result = _load(server, "echo", clients, sizes.warm_s)
+                    load(server, "echo", clients, 0.3)
+                    result = load(server, "echo", clients, sizes.warm_s)
                     runs.setdefault((name, setting), []).append(result)
                     machine.keep_on(server.process.pid, ALL_CORES)
     return _warm_figures(runs, bench.floor_processes)
@@ -291,7 +295,64 @@ def _cold_figures(
     return figures
 
 
-def _occupy(
+SNAP_START_RUNTIME = "python3.12"  # the first that AWS offers it for
+
+
+def snapstart(bench: Bench) -> list[Figure]:
+    """First invokes of new environments of one function whose Init takes two seconds and leaves 50 MB: of $LATEST,
+    which run Init, and of a version with SnapStart, which are restored. Each sample is an environment of its own: those
+    that exist are held meanwhile. There is no floor; what is compared is the same function without SnapStart.
+    """
+    if not bench.program:
+        return []
+    sizes = bench.sizes
+    took_ms: dict[str, list[float]] = {"$LATEST": [], "1": []}
+    with bench.lambent() as server:
+        client = lambda_client(server)
+        deploy(client, ["heavy"], "heavy_init", WARM_MIB, SNAP_START_RUNTIME)
+        client.update_function_configuration(FunctionName="heavy", SnapStart={"ApplyOn": "PublishedVersions"})
+        client.get_waiter("function_updated_v2").wait(FunctionName="heavy", WaiterConfig={"Delay": 1})
+        client.publish_version(FunctionName="heavy")
+        client.get_waiter("published_version_active").wait(FunctionName="heavy", Qualifier="1")
+        for qualifier, samples in (("$LATEST", 2), ("1", sizes.cold_samples)):
+            for number in range(samples):
+                bench.step(f"environment {number + 1} of {samples} of heavy:{qualifier}")
+                time.sleep(sizes.cold_pause_ms / 1000)
+                took_ms[qualifier].append(_invoke_beside(client, "heavy", qualifier, number))
+    restored, initialised = sorted(took_ms["1"]), sorted(took_ms["$LATEST"])
+    figures = []
+    for percent in (50, 99):
+        row = figure(f"SnapStart restore, Init of 2 s and 50 MB, p{percent}", "ms", percentile(restored, percent))
+        row.detail = {"samples": len(restored), "wall_ms": restored}
+        figures.append(row)
+    ratio = percentile(initialised, 50) / percentile(restored, 50)
+    figures.append(figure("  … the same without SnapStart, p50", "ms", percentile(initialised, 50)))
+    figures.append(figure("  … times slower", "x", ratio))
+    return figures
+
+
+def _invoke_beside(client: Any, function: str, qualifier: str, held: int) -> float:
+    """How long an invoke takes while all `held` environments of the version are busy; it gets a new one."""
+
+    def invoke(seconds: float) -> Any:
+        body = json.dumps({"seconds": seconds})
+        answer = client.invoke(FunctionName=function, Qualifier=qualifier, Payload=body, LogType="Tail")
+        return json.load(answer["Payload"]), base64.b64decode(answer["LogResult"])
+
+    with ThreadPoolExecutor(held + 1) as pool:
+        holding = [pool.submit(invoke, 0.8) for _ in range(held)]
+        time.sleep(0.3 if held else 0.0)
+        began_s = time.perf_counter()
+        _, log = invoke(0.0)
+        took_ms = (time.perf_counter() - began_s) * 1000
+        for each in holding:
+            each.result()
+    if b"Restore Duration: " not in log and b"Init Duration: " not in log:
+        raise RuntimeError(f"{function}:{qualifier} was served by an environment that was there already")
+    return took_ms
+
+
+def occupy(
     bench: Bench, server: Server, client: Any, function: str, count: int, hold_s: float
 ) -> tuple[float, list[dict[str, Any]]]:
     """Make `count` environments of one function execute at the same time; when asked, and what each told.
@@ -326,7 +387,7 @@ def burst(bench: Bench) -> list[Figure]:
             deploy(client, ["first"], "echo", SMALL_MIB, bench.runtime)
             checked(invoke_together(server, "first", b"{}", 1, timeout_s=60)[1][0])
             time.sleep(1)
-            began_s, told = _occupy(bench, server, client, "burst", sizes.burst, hold_s=8.0)
+            began_s, told = occupy(bench, server, client, "burst", sizes.burst, hold_s=8.0)
             took_s = max(one["began_s"] for one in told) - began_s
             seconds.append(took_s)
             rates.append(sizes.burst / took_s)
@@ -348,7 +409,7 @@ def memory(bench: Bench) -> list[Figure]:
         time.sleep(3)
         before = machine.memory_below(server.process.pid)
         bench.step(f"starting {count} environments")
-        _occupy(bench, server, client, "idle", count, hold_s=4.0)
+        occupy(bench, server, client, "idle", count, hold_s=4.0)
         bench.step("settling")
         time.sleep(3)
         after = machine.memory_below(server.process.pid)
@@ -385,6 +446,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "start": start,
     "warm": warm,
     "cold": cold,
+    "snapstart": snapstart,
     "burst": burst,
     "memory": memory,
 }

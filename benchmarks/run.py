@@ -22,8 +22,12 @@ from rich.markup import escape
 
 import machine
 from figures import Figure, table
-from measures import FULL, MEASURES, NEED_LAMBENT, QUICK, Bench
+from measures import FULL, NEED_LAMBENT, QUICK, Bench
+from measures import MEASURES as AGAINST_THE_FLOOR
+from side_by_side import SIDE_BY_SIDE
+from simulated import SIMULATED
 
+MEASURES = {**AGAINST_THE_FLOOR, **SIDE_BY_SIDE, **SIMULATED}
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 
 
@@ -111,7 +115,9 @@ def main() -> int:
         floor_processes=options.floor_processes,
         step=progress.step,
     )
-    names = [name for name in options.only or MEASURES if not (options.floor_only and name in NEED_LAMBENT)]
+    names = [
+        name for name in options.only or MEASURES if not (options.floor_only and name in {*NEED_LAMBENT, *SIDE_BY_SIDE})
+    ]
     began_s = time.time()
     figures = measure(bench, names, progress, console)
     facts["load_average_after"] = [round(load, 2) for load in os.getloadavg()]

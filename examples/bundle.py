@@ -67,9 +67,10 @@ def bundle(folder: Path, output: Path | None = None, python_version: str | None 
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in sorted(files.items()):
             member = zipfile.ZipInfo(name, date_time=LONG_AGO)
-            member.external_attr = 0o644 << 16
+            data = file.read_bytes()
+            member.external_attr = (0o755 if data.startswith(b"#!") else 0o644) << 16  # extensions, bootstrap
             member.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(member, file.read_bytes())
+            archive.writestr(member, data)
     return target
 
 

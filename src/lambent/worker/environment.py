@@ -29,6 +29,7 @@ from lambent.model.limits import RESPONSE_MAX_BYTES
 from lambent.wire.frames import Frame, FrameError, FrameKind, encode
 from lambent.worker.api.interface import ApiFacts
 from lambent.worker.api.server import Api
+from lambent.worker.freezer import FREEZE_AFTER_NS
 from lambent.worker.interface import EnvironmentInfo, Invocation, InvocationResult, StreamSource
 from lambent.worker.journal import Journal, now_ms
 from lambent.worker.link import FrameLink
@@ -86,6 +87,7 @@ class Environment:
         "_exit_error",
         "_expired",
         "_frozen",
+        "_frozen_at_ns",
         "_gathered",
         "_gathered_bytes",
         "_generation",
@@ -120,6 +122,7 @@ class Environment:
         "idle_since_ns",
         "initialization_type",
         "notes",
+        "patience_ns",
         "spec",
         "stream_name",
     )
@@ -140,7 +143,8 @@ class Environment:
         owner = "" if spec.log_group == f"/aws/lambda/{spec.key.name}" else spec.key.name
         self.stream_name = f"{today}/{owner}[{spec.version}]{uuid.uuid4().hex}"
         self.api_address = ""
-        self.idle_since_ns = 0
+        self.idle_since_ns = self._frozen_at_ns = 0
+        self.patience_ns = FREEZE_AFTER_NS
         self._worker = worker
         self._journal = Journal(
             PlatformLines(spec, initialization_type), worker.log_streams.open(spec, self.stream_name)
@@ -581,6 +585,7 @@ class Environment:
         now_ns = time.monotonic_ns()
         self._worker.works(self)
         if self._frozen:
+            self.patience_ns = self._worker.freezer.patience_ns(self.patience_ns, now_ns - self._frozen_at_ns)
             self._thaw()
         self._invocation = invocation
         self._busy_since_ns = now_ns
@@ -722,6 +727,7 @@ class Environment:
             return
         if self._sandbox is not None and not self._frozen and self._invocation is None and self._phase == "ready":
             self._frozen = self._worker.freezer.freeze(self._sandbox)
+            self._frozen_at_ns = time.monotonic_ns()
 
     def _thaw(self) -> None:
         self._frozen = False
