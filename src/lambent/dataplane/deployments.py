@@ -31,7 +31,14 @@ from lambent.model.errors import (
 )
 from lambent.model.function import VersionSpec
 from lambent.model.function_url import UrlSpec
-from lambent.model.limits import CLASSIC_BURST_BY_REGION, CLASSIC_BURST_SMALL, INIT_TIMEOUT_S, NS_PER_S
+from lambent.model.limits import (
+    CLASSIC_BURST_BY_REGION,
+    CLASSIC_BURST_SMALL,
+    INIT_TIMEOUT_S,
+    LONG_INIT_TIMEOUT_MAX_S,
+    LONG_INIT_TIMEOUT_MIN_S,
+    NS_PER_S,
+)
 from lambent.model.names import FunctionKey
 from lambent.telemetry.lambda_metrics import AccountConcurrency
 from lambent.worker.interface import SnapshotFailed
@@ -120,9 +127,10 @@ class Deployments:
                 function.id,
                 spec.memory_mib,
                 spec.timeout_s * NS_PER_S,
-                INIT_TIMEOUT_S * NS_PER_S,
+                _init_timeout_s(spec) * NS_PER_S,
                 snap_start=spec.snap_start and self._plane.worker.has_snapshot(spec),
                 tenancy=spec.tenancy,
+                concurrency_per_environment=max(1, spec.concurrency_per_environment),
             )
         )
         function.versions[spec.version] = entry
@@ -244,3 +252,9 @@ class Deployments:
             if len(found) == len(self._accounts):
                 break
         return list(found.values())
+
+
+def _init_timeout_s(spec: VersionSpec) -> int:
+    if not spec.is_managed:
+        return INIT_TIMEOUT_S
+    return min(max(LONG_INIT_TIMEOUT_MIN_S, spec.timeout_s), LONG_INIT_TIMEOUT_MAX_S)

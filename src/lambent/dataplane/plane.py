@@ -13,7 +13,7 @@ import collections
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from lambent.core.events import (
@@ -243,6 +243,14 @@ class DataPlane:
         if flight is not None:
             flight.result = result
         self.tell(InvocationEnded(environment, request, outcome))
+
+    def on_all_ended(self, environment: int, outcome: Outcome, results: Sequence[tuple[int, InvocationResult]]) -> None:
+        for request, result in results:
+            flight = self._flights.get(request)
+            if flight is not None:
+                flight.result = result
+        # The first one ends them all.
+        self.tell(InvocationEnded(environment, results[0][0], outcome))
 
     # --- commands ---------------------------------------------------------------------------------------
 

@@ -61,6 +61,20 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
     snap_start: bool = False
     #: Tenant isolation: an environment serves one tenant only, and every request names its tenant.
     tenancy: bool = False
+    #: Lambda Managed Instances: so many requests at once in an environment; 0 is ordinary Lambda.
+    concurrency_per_environment: int = 0
+    #: Lambda Managed Instances: an environment has one vCPU for so much memory.
+    memory_gib_per_vcpu: float = 2.0
+
+    @property
+    def is_managed(self) -> bool:
+        """Of a capacity provider."""
+        return self.concurrency_per_environment > 0
+
+    @property
+    def is_shared(self) -> bool:
+        """An environment serves several requests at once."""
+        return self.concurrency_per_environment > 1
 
     @property
     def arn(self) -> str:

@@ -63,6 +63,12 @@ LONG_INIT_TIMEOUT_MIN_S, LONG_INIT_TIMEOUT_MAX_S = 130, 900
 RESTORE_TIMEOUT_S = 10
 #: PerExecutionEnvironmentMaxConcurrency of managed instances.
 ENVIRONMENT_CONCURRENCY_MAX = 1_600
+#: Managed instances (lambda-managed-instances-execution-environment, -scaling).
+MANAGED_MEMORY_MIN_MIB, MANAGED_MEMORY_MAX_MIB = 2_048, 32_768
+MANAGED_GIB_PER_VCPU_DEFAULT = 2.0
+MANAGED_CONCURRENCY_PER_VCPU_MAX = 64
+#: Without PerExecutionEnvironmentMaxConcurrency, for each vCPU.
+MANAGED_CONCURRENCY_PYTHON, MANAGED_CONCURRENCY_NODEJS = 16, 64
 IDLE_RECLAIM_S = 600
 #: 1,769 MB of memory is one vCPU.
 MEMORY_PER_VCPU_MIB = 1_769

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, tuple_, update
 
 from lambent.model.names import LATEST, FunctionKey
+from lambent.store.capacity import CapacityRows
 from lambent.store.layers import LayerRows
 from lambent.store.provisioned import ProvisionedRows
 from lambent.store.records import AliasRecord, FunctionRecord, PolicyRecord, VersionRecord, ordinal_of
@@ -38,6 +39,8 @@ class FunctionRows:
         self.urls = UrlRows(connection)
         #: Provisioned concurrency, likewise.
         self.provisioned = ProvisionedRows(connection)
+        #: Capacity providers, likewise.
+        self.capacity = CapacityRows(connection)
 
     # --- functions ---------------------------------------------------------------------------------------
 

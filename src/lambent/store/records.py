@@ -103,6 +103,10 @@ class VersionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     snap_start: bool = False
     #: TenancyConfig.TenantIsolationMode is PER_TENANT; never changes.
     tenancy: bool = False
+    #: ARN of the capacity provider, "" for ordinary Lambda; and what was said with it, 0 for what was not.
+    capacity_provider: str = ""
+    environment_concurrency: int = 0
+    memory_gib_per_vcpu: float = 0.0
 
     phase: Phase = Phase.READY
     #: Why the phase is a failed one.
@@ -154,6 +158,27 @@ class PolicyRecord(msgspec.Struct, kw_only=True):
 
     revision_id: str
     statements: tuple[dict[str, Any], ...]
+
+
+class CapacityKey(NamedTuple):
+    """What identifies a capacity provider."""
+
+    account: str
+    region: str
+    name: str
+
+    @property
+    def arn(self) -> str:
+        return f"arn:aws:lambda:{self.region}:{self.account}:capacity-provider:{self.name}"
+
+
+class CapacityRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A capacity provider. `members`: of the API's CapacityProvider, as they were sent."""
+
+    key: CapacityKey
+    members: dict[str, Any]
+    modified: str
+    tags: dict[str, str] = {}
 
 
 class LayerKey(NamedTuple):

@@ -148,6 +148,17 @@ PROVISIONED = Table(
 )
 
 
+#: Lambda Managed Instances. That functions use one is looked up in their documents.
+CAPACITY_PROVIDERS = Table(
+    "capacity_providers",
+    METADATA,
+    Column("account", String(12), primary_key=True),
+    Column("region", String(32), primary_key=True),
+    Column("name", String(140), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+)
+
+
 def _of_target() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(
         ["account", "region", "resource"],
@@ -223,11 +234,16 @@ def _provisioned_and_scaling(connection: Connection) -> None:
     METADATA.create_all(connection, tables=tables)
 
 
+def _capacity_providers(connection: Connection) -> None:
+    METADATA.create_all(connection, tables=[CAPACITY_PROVIDERS])
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_tables,
     _layers_and_policies,
     _function_urls,
     _provisioned_and_scaling,
+    _capacity_providers,
 )
 
 

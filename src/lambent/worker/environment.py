@@ -20,14 +20,15 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lambent.core.events import EnvironmentDied, EnvironmentReady, EnvironmentStarted, InitFailed, ResetDone
 from lambent.model.function import DebugSpec, VersionSpec
 from lambent.model.invocation import InitializationType, Outcome
 from lambent.model.limits import RESPONSE_MAX_BYTES
 from lambent.wire.frames import Frame, FrameError, FrameKind, encode
-from lambent.worker.api.interface import ApiFacts
+from lambent.worker.answers import ERROR_FAMILIES, TOO_LARGE, Answer
+from lambent.worker.api.interface import Admits, ApiFacts
 from lambent.worker.api.server import Api
 from lambent.worker.freezer import FREEZE_AFTER_NS
 from lambent.worker.interface import EnvironmentInfo, Invocation, InvocationResult, StreamSource
@@ -46,32 +47,10 @@ _STALE_ANSWERS_MAX = 64
 #: An answer waits so long for its environment to be ready for the next request, then it goes out alone.
 _SETTLE_S = 0.0015
 #: What is left of a request without a deadline, as the function sees it: a day.
-_TIME_LEFT_MAX_NS = 86_400 * 1_000_000_000
+TIME_LEFT_MAX_NS = 86_400 * 1_000_000_000
 #: Shutdown budgets (fact sheet 2.4) and the runtime's part of them.
 _SHUTDOWN_EXTERNAL_S, _SHUTDOWN_INTERNAL_S, _SHUTDOWN_RUNTIME_S = 2.0, 0.5, 0.3
 _LOST_REASON = "Runtime exited without providing a reason"
-_TOO_LARGE = (
-    # The client reads errorMessage first here, as AWS writes it.
-    b'{"errorMessage":"Response payload size exceeded maximum allowed payload size (%d bytes).",'
-    b'"errorType":"Function.ResponseSizeTooLarge"}' % RESPONSE_MAX_BYTES
-)
-
-
-class _Answer:
-    """What the runtime has said to the invocation of the moment, until the environment has settled."""
-
-    __slots__ = ("content_type", "error_type", "is_sent", "outcome", "payload", "status", "streamed")
-
-    def __init__(
-        self, outcome: Outcome, payload: bytes, error_type: str | None, content_type: str, streamed: bool
-    ) -> None:
-        self.outcome = outcome
-        self.payload = payload
-        self.error_type = error_type
-        self.content_type = content_type
-        self.streamed = streamed
-        self.status = "success" if outcome is Outcome.SUCCESS else "error"
-        self.is_sent = False
 
 
 class Environment:
@@ -127,6 +106,8 @@ class Environment:
         "stream_name",
     )
 
+    _journal_class: ClassVar[type[Journal]] = Journal
+
     def __init__(
         self,
         worker: LocalWorker,
@@ -146,7 +127,7 @@ class Environment:
         self.idle_since_ns = self._frozen_at_ns = 0
         self.patience_ns = FREEZE_AFTER_NS
         self._worker = worker
-        self._journal = Journal(
+        self._journal = self._journal_class(
             PlatformLines(spec, initialization_type), worker.log_streams.open(spec, self.stream_name)
         )
         self._memory = MemoryAccount(spec.memory_mib)
@@ -160,7 +141,7 @@ class Environment:
         self._phase = "init"  # init | ready | gone: of the runtime process; dead: of the sandbox
         self._stale_answers = 0
         self._invocation: Invocation | None = None
-        self._answer: _Answer | None = None
+        self._answer: Answer | None = None
         self._stream = ""  # "", "sink" or "gathered" while a streamed answer runs
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
@@ -210,9 +191,19 @@ class Environment:
         key = self.spec.key
         facts = ApiFacts(key.name, self.spec.version, self.spec.handler, key.account)
         admits, may_deliver = self._worker.own_connections(sandbox, address)
-        self._api = Api(self._worker.loop, listener, self, facts, admits, address[0], may_deliver=may_deliver)
+        self._api = self._make_api(listener, facts, admits, address[0], may_deliver)
         self._journal.telemetry = self._api
         self.api_address = self._api.address
+
+    def _make_api(
+        self,
+        listener: socket.socket,
+        facts: ApiFacts,
+        admits: Admits | None,
+        address: str,
+        may_deliver: Callable[[tuple[str, int]], bool] | None,
+    ) -> Api:
+        return Api(self._worker.loop, listener, self, facts, admits, address, may_deliver=may_deliver)
 
     def _run(self, assign: dict[str, Any] | None) -> None:
         """Start the processes of the function in the sandbox."""
@@ -317,7 +308,7 @@ class Environment:
         """Init or the invocation came to nothing, by the runtime's end or an extension's."""
         if in_init:
             shown = (
-                error_type if "." in error_type and error_type.split(".")[0] in _ERROR_FAMILIES else "Runtime.Unknown"
+                error_type if "." in error_type and error_type.split(".")[0] in ERROR_FAMILIES else "Runtime.Unknown"
             )
             self._init_end("error", shown)
             self._not_restored = self._restores
@@ -335,7 +326,7 @@ class Environment:
             self._wind_down("failure", self._die)  # it ended between requests: there is nothing to give back
             return
         outcome = Outcome.INIT_ERROR if in_init else Outcome.RUNTIME_EXIT
-        answer = self._answer or _Answer(outcome, body, error_type, "application/json", self._stream == "sink")
+        answer = self._answer or Answer(outcome, body, error_type, "application/json", self._stream == "sink")
         answer.outcome, answer.status, answer.error_type = outcome, "error", error_type
         self._answer = answer
         if self._phase == "gone" and not self._has_extensions:
@@ -434,11 +425,11 @@ class Environment:
         if self._memory.told_by_runtime:
             self._note_rss(frame.header)
         if kind == FrameKind.RESULT:
-            answer = _Answer(Outcome.SUCCESS, frame.payload, None, "application/json", False)
+            answer = Answer(Outcome.SUCCESS, frame.payload, None, "application/json", False)
         elif kind == FrameKind.ERROR:
-            answer = _Answer(Outcome.ERROR, frame.payload, None, "application/json", False)
+            answer = Answer(Outcome.ERROR, frame.payload, None, "application/json", False)
         else:
-            answer = _Answer(Outcome.ERROR, _TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False)
+            answer = Answer(Outcome.ERROR, TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False)
         self._answer = answer
         if self._uses_api:
             assert self._api is not None
@@ -487,18 +478,16 @@ class Environment:
             self._worker.loop.call_later(0.05, self._kill_if_still, self._generation)
 
     def on_response(self, payload: bytes, content_type: str) -> None:
-        self._http_answer(_Answer(Outcome.SUCCESS, payload, None, content_type, False))
+        self._http_answer(Answer(Outcome.SUCCESS, payload, None, content_type, False))
 
     def on_response_too_large(self) -> None:
-        self._http_answer(
-            _Answer(Outcome.ERROR, _TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False)
-        )
+        self._http_answer(Answer(Outcome.ERROR, TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False))
 
     def on_error(self, error_type: str, body: bytes) -> None:
         shown = error_type if error_type.startswith("Runtime.") else None
-        self._http_answer(_Answer(Outcome.ERROR, body, shown, "application/json", False))
+        self._http_answer(Answer(Outcome.ERROR, body, shown, "application/json", False))
 
-    def _http_answer(self, answer: _Answer) -> None:
+    def _http_answer(self, answer: Answer) -> None:
         if self._invocation is not None and self._answer is None and self._phase == "ready":
             self._answer = answer
             self._hold_answer()
@@ -530,14 +519,14 @@ class Environment:
             return
         streamed = stream == "sink"
         if error_type is not None:
-            answer = _Answer(Outcome.ERROR, error_body, error_type, "application/json", streamed)
+            answer = Answer(Outcome.ERROR, error_body, error_type, "application/json", streamed)
         elif streamed:
-            answer = _Answer(Outcome.SUCCESS, b"", None, "", True)
+            answer = Answer(Outcome.SUCCESS, b"", None, "", True)
         elif self._gathered_bytes > RESPONSE_MAX_BYTES:
-            answer = _Answer(Outcome.ERROR, _TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False)
+            answer = Answer(Outcome.ERROR, TOO_LARGE, "Function.ResponseSizeTooLarge", "application/json", False)
         else:
             content_type, *chunks = self._gathered
-            answer = _Answer(Outcome.SUCCESS, b"".join(chunks), None, content_type.decode(), False)
+            answer = Answer(Outcome.SUCCESS, b"".join(chunks), None, content_type.decode(), False)
         self._end_stream()
         self._http_answer(answer)
 
@@ -591,7 +580,7 @@ class Environment:
         self._busy_since_ns = now_ns
         self._cold = cold
         self._deadline_ns = deadline_ns
-        self._deadline_epoch_ms = (time.time_ns() + min(deadline_ns - now_ns, _TIME_LEFT_MAX_NS)) // 1_000_000
+        self._deadline_epoch_ms = (time.time_ns() + min(deadline_ns - now_ns, TIME_LEFT_MAX_NS)) // 1_000_000
         self._journal.begin_tail(invocation.wants_tail)
         if self._not_restored:
             self._refuse(invocation)
@@ -650,7 +639,7 @@ class Environment:
             answer.is_sent = True
             self._worker.listener.on_response(self.id, invocation.request, self._result(answer))
 
-    def _result(self, answer: _Answer, duration_ns: int = 0) -> InvocationResult:
+    def _result(self, answer: Answer, duration_ns: int = 0) -> InvocationResult:
         failed = answer.outcome is not Outcome.SUCCESS
         tail = self._journal.take_tail()
         return InvocationResult(answer.payload, failed, tail, answer.content_type, answer.streamed, duration_ns)
@@ -694,7 +683,7 @@ class Environment:
             self._init_end("timeout")
             self._begin(invocation)
         self._close_report("timeout", None, int(timeout_s * 1e9))
-        answer = self._answer or _Answer(
+        answer = self._answer or Answer(
             Outcome.TIMEOUT, body, "Sandbox.Timedout", "application/json", self._stream == "sink"
         )
         self._invocation = self._answer = None
@@ -872,7 +861,7 @@ class Environment:
             kind, words = "Runtime.OutOfMemory", "Runtime exited with error: signal: killed"
         if self._answer is None:
             body = self._platform_error(kind, words)
-            self._answer = _Answer(Outcome.RUNTIME_EXIT, body, kind, "application/json", self._stream == "sink")
+            self._answer = Answer(Outcome.RUNTIME_EXIT, body, kind, "application/json", self._stream == "sink")
         self._finish()
 
     # --- logs -------------------------------------------------------------------------------------------
@@ -898,6 +887,3 @@ class Environment:
 
     def info(self) -> EnvironmentInfo:
         return EnvironmentInfo(self.spec.log_group, self.stream_name, self._memory.peak_bytes(), self._frozen)
-
-
-_ERROR_FAMILIES = frozenset(("Runtime", "Function", "Extension", "Sandbox"))

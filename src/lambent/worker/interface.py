@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lambent.core.events import AnyEvent
@@ -94,6 +94,9 @@ class WorkerListener(Protocol):
         client may have its answer, `on_ended` follows."""
 
     def on_ended(self, environment: int, request: int, outcome: Outcome, result: InvocationResult) -> None: ...
+
+    def on_all_ended(self, environment: int, outcome: Outcome, results: Sequence[tuple[int, InvocationResult]]) -> None:
+        """The runtime of an environment with several requests is gone, and so are these; at least one."""
 
 
 class LogSink(Protocol):

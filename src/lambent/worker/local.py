@@ -30,7 +30,9 @@ from lambent.worker.interface import (
     WorkerListener,
 )
 from lambent.worker.launcher import SandboxUnavailable
+from lambent.worker.report import timeout_body
 from lambent.worker.sandboxes import SLOTS, RuntimePool, Sandbox, Sandboxes
+from lambent.worker.shared_environment import SharedEnvironment
 from lambent.worker.template import Template
 
 _log = logging.getLogger("lambent.worker")
@@ -156,9 +158,14 @@ class LocalWorker:
     def start(self, environment: int, spec: VersionSpec, initialization_type: InitializationType) -> None:
         # Whether it is restored is only known when it has its sandbox.
         provisioned = initialization_type is InitializationType.PROVISIONED_CONCURRENCY
-        made = Environment(self, environment, spec, *((initialization_type,) if provisioned else ()))
+        if spec.is_shared:
+            made: Environment = SharedEnvironment(self, environment, spec)
+        elif spec.is_managed:
+            made = Environment(self, environment, spec, InitializationType.MANAGED_INSTANCES)
+        else:
+            made = Environment(self, environment, spec, *((initialization_type,) if provisioned else ()))
         self._environments[environment] = made
-        if self.debugging.settings:
+        if self.debugging.settings and not spec.is_shared:
             self.debugging.start(made, self._enter)
         else:
             self._enter(made)
@@ -223,7 +230,10 @@ class LocalWorker:
             found.dispatch(invocation, deadline_ns, cold, reinit)
 
     def expire(self, environment: int, request_id: str, timeout_s: float) -> InvocationResult:
-        return self._environments[environment].expire(request_id, timeout_s)
+        found = self._environments.get(environment)
+        if found is None:  # lost in the moment in which its time was up
+            return InvocationResult(timeout_body(request_id, timeout_s), True)
+        return found.expire(request_id, timeout_s)
 
     def reset(self, environment: int) -> None:
         found = self._environments.get(environment)
@@ -285,7 +295,7 @@ class LocalWorker:
     def speaks_frames(self, spec: VersionSpec, sandbox: Sandbox) -> bool:
         """A fork of the zygote does; what is started as a program speaks HTTP."""
         row = sandbox.runtime.row
-        return row.forks and not (spec.environment.keys() & row.fixed_at_start)
+        return row.forks and not spec.is_shared and not (spec.environment.keys() & row.fixed_at_start)
 
     def own_connections(
         self, sandbox: Sandbox, local: tuple[str, int]
@@ -311,7 +321,7 @@ class LocalWorker:
             "image": self._code.image_folder(spec.image.digest) if spec.image is not None else "",
             "tmp_mib": spec.tmp_mib,
             "memory_bytes": spec.memory_mib * MIB - sandbox.zygote.baseline_bytes + DEBUGGER_BYTES * debugged,
-            "vcpus": spec.memory_mib / MEMORY_PER_VCPU_MIB,
+            "vcpus": _vcpus(spec),
             "hard_cpu": self._hard_cpu,
             "processes_max": PROCESSES_MAX,
         }
@@ -425,6 +435,8 @@ class LocalWorker:
         if spec.log_format == LogFormat.JSON:
             environ["AWS_LAMBDA_LOG_FORMAT"] = "JSON"
             environ["AWS_LAMBDA_LOG_LEVEL"] = spec.application_log_level or "INFO"
+        if spec.is_managed:
+            environ["AWS_LAMBDA_MAX_CONCURRENCY"] = str(spec.concurrency_per_environment)
         if isinstance(environment, Template) or sandbox.restores:
             environ["AWS_LAMBDA_INITIALIZATION_TYPE"] = InitializationType.SNAP_START
             del environ["AWS_LAMBDA_LOG_GROUP_NAME"], environ["AWS_LAMBDA_LOG_STREAM_NAME"]
@@ -454,6 +466,12 @@ class LocalWorker:
 
 def _runtime_of(spec: VersionSpec) -> str:
     return IMAGE if spec.image is not None else spec.runtime
+
+
+def _vcpus(spec: VersionSpec) -> float:
+    if spec.is_managed:
+        return spec.memory_mib / 1_024 / spec.memory_gib_per_vcpu
+    return spec.memory_mib / MEMORY_PER_VCPU_MIB
 
 
 def _template_key(spec: VersionSpec) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import signal
 from typing import Any, NamedTuple
 
 from lambent.model.function import LogFormat, VersionSpec
+from lambent.model.invocation import InitializationType
 
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30}
 #: Go's words for signals, which AWS's platform prints.
@@ -63,6 +64,12 @@ def exit_words(status: int) -> str:
 def error_body(error_type: str, message: str) -> bytes:
     """Errors made by the platform put errorType first."""
     return json.dumps({"errorType": error_type, "errorMessage": message}, separators=(",", ":")).encode()
+
+
+def timeout_body(request_id: str, timeout_s: float) -> bytes:
+    """What the caller of a request gets whose time is over."""
+    message = f"RequestId: {request_id} Error: Task timed out after {timeout_s:.2f} seconds"
+    return error_body("Sandbox.Timedout", message)
 
 
 def rfc3339(time_ms: int) -> str:
@@ -160,6 +167,8 @@ class PlatformRecords:
             metrics["billedDurationMs"] += restore.billed_ms
             metrics["restoreDurationMs"] = _ms(restore.duration_ns)
             metrics["billedRestoreDurationMs"] = restore.billed_ms
+        if self._initialization_type == InitializationType.MANAGED_INSTANCES:
+            metrics = {"durationMs": _ms(duration_ns)}
         record: dict[str, Any] = {"requestId": request_id, "metrics": metrics, "status": status}
         if error_type:
             record["errorType"] = error_type
@@ -244,6 +253,8 @@ class PlatformLines:
     def end(self, time_ms: int, request_id: str, duration_ns: int, status: str) -> str | None:
         if not self._json:
             return f"END RequestId: {request_id}\n"
+        if self._initialization_type == InitializationType.MANAGED_INSTANCES:
+            return None
         record = self.records.runtime_done(request_id, duration_ns, status, None)
         return self._event("DEBUG" if status == "success" else "WARN", "runtimeDone", time_ms, record)
 
@@ -287,3 +298,7 @@ class PlatformLines:
         if error_type:
             return f"{line}Status: error\tError Type: {error_type}\n"
         return f"{line}\n"
+
+    def managed_report(self, time_ms: int, record: dict[str, Any]) -> str | None:
+        """Of an environment with several requests at once; always JSON."""
+        return self._event("INFO" if record["status"] == "success" else "WARN", "report", time_ms, record)

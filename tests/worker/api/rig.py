@@ -213,10 +213,16 @@ class Rig:
             admits = make_admits(self.address)
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.api: Api = self.do(
-            lambda: Api(self.loop, listener, self.owner, FACTS, admits, "127.0.0.1", may_deliver=may_deliver)
-        )
+        self.api: Api = self.do(self.make_api, listener, admits, may_deliver)
         self.do(self.api.begin, http_runtime)
+
+    def make_api(
+        self,
+        listener: socket.socket,
+        admits: Admits | None,
+        may_deliver: Callable[[tuple[str, int]], bool] | None,
+    ) -> Api:
+        return Api(self.loop, listener, self.owner, FACTS, admits, "127.0.0.1", may_deliver=may_deliver)
 
     def do(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """Call on the loop's thread, and wait for what it gives."""

@@ -1,18 +1,24 @@
 """The Python runtime as a program of its own, on the HTTP Runtime API.
 
 A function with AWS_LAMBDA_EXEC_WRAPPER chooses what starts the interpreter, so it can not be a fork of the zygote: the
-wrapper is executed with this program and its interpreter as arguments, as on AWS.
+wrapper is executed with this program and its interpreter as arguments, as on AWS. With AWS_LAMBDA_MAX_CONCURRENCY it
+is as many processes (workers.py).
 """
 
 import http.client
 import json
+import logging
 import os
 import sys
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 if "_LAMBENT_DEBUG" in os.environ:
     import debugger
+if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ:
+    import workers
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
+if os.path.dirname(_HERE) not in sys.path:  # /var/runtime, where there is no such mount
+    sys.path.append(os.path.dirname(_HERE))
 
 import awslambdaric.bootstrap  # noqa: E402
 from awslambdaric.lambda_runtime_client import (  # noqa: E402
@@ -66,6 +72,32 @@ class HttpClient(LambdaRuntimeClient):
         self._call("POST", _INVOCATION + invoke_id + "/error", (202, 410), error_response_data.encode("utf-8"), headers)
 
 
+class WorkerClient(HttpClient):
+    """Of one worker of several: an answer that is refused does not end it, as with AWS's own client."""
+
+    def post_invocation_result(self, *args, **kwargs):
+        self._post(super().post_invocation_result, args, kwargs)
+
+    def post_invocation_error(self, *args, **kwargs):
+        self._post(super().post_invocation_error, args, kwargs)
+
+    def _post(self, post, args, kwargs):
+        workers.end_line()
+        try:
+            post(*args, **kwargs)
+        except LambdaRuntimeClientError as error:
+            logging.warning("%s: This won't kill the Runtime loop", error)
+
+    def handle_init_error(self, exc):
+        if not isinstance(exc, LambdaRuntimeClientError) or exc.response_code != 403:
+            raise exc  # 403: another worker was first
+
+
+def _work():
+    awslambdaric.bootstrap.Unbuffered = lambda stream: stream  # streams that write whole lines are there already
+    awslambdaric.bootstrap.run(os.environ["_HANDLER"], WorkerClient(os.environ["AWS_LAMBDA_RUNTIME_API"]))
+
+
 def _nonce(invocation_id):
     return {"Lambda-Runtime-Invocation-Id": invocation_id} if invocation_id else {}
 
@@ -79,6 +111,9 @@ def main():
     if debug:
         debugger.listen(json.loads(debug))
         del sys.modules["debugger"]
+    count = os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY", "")
+    if count.isdecimal() and int(count) > 1:
+        workers.run(int(count), _work)
     awslambdaric.bootstrap.run(os.environ["_HANDLER"], HttpClient(os.environ["AWS_LAMBDA_RUNTIME_API"]))
 
 

@@ -22,8 +22,9 @@ _LEVEL_DEFAULT = "INFO"
 #: What does not make a version another version.
 _NOT_CONTENT = ("revision_id", "last_modified", "phase", "reason", "reason_code", "serving", "published_from")
 
+_MANAGED = ("capacity_provider", "environment_concurrency", "memory_gib_per_vcpu")
 #: Left out of fingerprints while they are empty, so that those made before there were such fields still fit.
-_ADDED_LATER = ("layers", "image", "image_config", "snap_start", "tenancy")
+_ADDED_LATER = ("layers", "image", "image_config", "snap_start", "tenancy", *_MANAGED)
 
 
 # --- requests into records ---------------------------------------------------------------------------------
@@ -58,6 +59,9 @@ def new_record(
         tenancy=params.get("TenancyConfig", {}).get("TenantIsolationMode") == "PER_TENANT",
         phase=Phase.CREATING,
     )
+    if "CapacityProviderConfig" in params:
+        record.memory_mib = limits.MANAGED_MEMORY_MIN_MIB
+        _change_logging(record, {"LogFormat": "JSON"})
     return changed(record, params)
 
 
@@ -90,7 +94,27 @@ def changed(record: VersionRecord, params: dict[str, Any]) -> VersionRecord:
         record.snap_start = params["SnapStart"]["ApplyOn"] == "PublishedVersions"
     if "LoggingConfig" in params:
         _change_logging(record, params["LoggingConfig"])
+    if "CapacityProviderConfig" in params:
+        sent = params["CapacityProviderConfig"]["LambdaManagedInstancesCapacityProviderConfig"]
+        record.capacity_provider = sent["CapacityProviderArn"]
+        record.environment_concurrency = sent.get("PerExecutionEnvironmentMaxConcurrency", 0)
+        record.memory_gib_per_vcpu = float(sent.get("ExecutionEnvironmentMemoryGiBPerVCpu", 0))
     return record
+
+
+def vcpus_of(record: VersionRecord) -> float:
+    """Of a function with a capacity provider."""
+    return record.memory_mib / 1_024 / (record.memory_gib_per_vcpu or limits.MANAGED_GIB_PER_VCPU_DEFAULT)
+
+
+def concurrency_of(record: VersionRecord) -> int:
+    """Requests at once in an environment; 0 without a capacity provider."""
+    if not record.capacity_provider:
+        return 0
+    per_vcpu = limits.MANAGED_CONCURRENCY_PYTHON
+    if record.runtime.startswith("nodejs"):
+        per_vcpu = limits.MANAGED_CONCURRENCY_NODEJS
+    return record.environment_concurrency or max(1, int(per_vcpu * vcpus_of(record)))
 
 
 def _vpc(sent: dict[str, Any]) -> dict[str, Any] | None:
@@ -142,6 +166,8 @@ def spec_of(record: VersionRecord) -> VersionSpec:
         image=_image_spec(record),
         snap_start=record.snap_start and not is_latest(record),
         tenancy=record.tenancy,
+        concurrency_per_environment=concurrency_of(record),
+        memory_gib_per_vcpu=record.memory_gib_per_vcpu or limits.MANAGED_GIB_PER_VCPU_DEFAULT,
     )
 
 
@@ -219,6 +245,8 @@ def listed(record: VersionRecord, *, arn: str | None = None) -> dict[str, Any]:
         answer["Environment"] = {"Variables": record.environment}
     if record.tenancy:
         answer["TenancyConfig"] = {"TenantIsolationMode": "PER_TENANT"}
+    if record.capacity_provider:
+        answer["CapacityProviderConfig"] = {"LambdaManagedInstancesCapacityProviderConfig": _capacity(record)}
     if record.kms_key_arn:
         answer["KMSKeyArn"] = record.kms_key_arn
     if record.vpc is not None:
@@ -226,6 +254,14 @@ def listed(record: VersionRecord, *, arn: str | None = None) -> dict[str, Any]:
     if record.layers:
         answer["Layers"] = [{"Arn": layer.arn, "CodeSize": layer.code_size} for layer in record.layers]
     return answer
+
+
+def _capacity(record: VersionRecord) -> dict[str, Any]:
+    return {
+        "CapacityProviderArn": record.capacity_provider,
+        "PerExecutionEnvironmentMaxConcurrency": concurrency_of(record),
+        "ExecutionEnvironmentMemoryGiBPerVCpu": record.memory_gib_per_vcpu or limits.MANAGED_GIB_PER_VCPU_DEFAULT,
+    }
 
 
 def _logging(record: VersionRecord) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+from lambent.model import limits
 from lambent.model.errors import InvalidParameterValue, ResourceConflict
 from lambent.model.names import LATEST, FunctionKey
 from lambent.services.base import CallContext, Handler
@@ -26,6 +27,7 @@ from lambent.services.lambda_.configuration import (
 from lambent.services.lambda_.control import Control, resolve
 from lambent.services.lambda_.images import TakenCode
 from lambent.services.lambda_.lifecycle import Lifecycle, begin_change, copy_of, require_changeable
+from lambent.services.lambda_.managed_instances import check_change, check_managed, managed_config
 from lambent.services.lambda_.messages import (
     function_exists,
     function_not_found,
@@ -73,7 +75,7 @@ class Functions:
         key = control.named_function(context, params, "CreateFunction")
         refuse_unsupported({**params, **params["Code"]})
         images.check_new(params)
-        self._check_configuration(params)
+        self._check_configuration(params, managed_config(params) is not None)
         check_tags(params.get("Tags", {}))
         async with control.exclusive(key):
             if await control.rows(lambda rows: rows.function(key)) is not None:
@@ -102,6 +104,7 @@ class Functions:
         )
         latest.layers = layers
         check_snap_start(latest)
+        check_managed(rows, latest)
         function = FunctionRecord(key=key, tags=params.get("Tags", {}))
         made = [latest]
         if params.get("Publish"):
@@ -129,10 +132,10 @@ class Functions:
         arns = params.get("Layers", [])
         return await self._control.rows(lambda rows: find_layers(rows, context, arns)) if arns else ()
 
-    def _check_configuration(self, params: Answer) -> None:
+    def _check_configuration(self, params: Answer, may_be_managed: bool) -> None:
         if "Runtime" in params:
             check_runtime(params["Runtime"], self._runtimes)
-        check_sizes(params)
+        check_sizes(params, limits.MANAGED_MEMORY_MAX_MIB if may_be_managed else limits.MEMORY_MAX_MIB)
         check_environment(params.get("Environment", {}).get("Variables", {}))
 
     # --- read --------------------------------------------------------------------------------------------
@@ -210,12 +213,14 @@ class Functions:
         control = self._control
         key = control.named_function(context, params, "UpdateFunctionConfiguration")
         refuse_unsupported(params)
-        self._check_configuration(params)
+        self._check_configuration(params, True)
         async with control.exclusive(key):
             before = await control.rows(lambda rows: _changeable(rows, key, params))
             images.check_new_configuration(before, params)
+            check_change(before, params)
             after = changed(before, params)
             check_snap_start(after)
+            await control.rows(lambda rows: check_managed(rows, after))
             if "Layers" in params:
                 after.layers = await self._layers(context, params)
                 await check_unzipped_size(control.code, after.code_sha256, after.layers)

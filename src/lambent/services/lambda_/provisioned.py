@@ -259,6 +259,8 @@ def _require_suitable(record: VersionRecord) -> None:
         raise InvalidParameterValue("Provisioned Concurrency is not supported for functions with SnapStart enabled.")
     if record.tenancy:
         raise not_per_tenant("Provisioned Concurrency")
+    if record.capacity_provider:
+        raise InvalidParameterValue("Provisioned Concurrency is not supported for functions with a capacity provider.")
 
 
 def _require_room(rows: FunctionRows, record: ProvisionedRecord, account_limit: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from lambent.services.base import ModelService
 from lambent.services.lambda_.account import Account
 from lambent.services.lambda_.aliases import Aliases
+from lambent.services.lambda_.capacity import CapacityProviders
 from lambent.services.lambda_.code_source import CodeSource
 from lambent.services.lambda_.concurrency import Concurrency
 from lambent.services.lambda_.control import Control, LambdaSettings
@@ -58,6 +59,7 @@ class LambdaService(ModelService):
             Aliases(control),
             Concurrency(control),
             self.provisioned,
+            CapacityProviders(control),
             Account(control),
             Tags(control),
             Layers(control, self._source),

@@ -66,11 +66,11 @@ def check_runtime(runtime: str, known: Iterable[str]) -> None:
         )
 
 
-def check_sizes(params: dict[str, Any]) -> None:
+def check_sizes(params: dict[str, Any], memory_max_mib: int = limits.MEMORY_MAX_MIB) -> None:
     """Timeout, MemorySize, EphemeralStorage: the model allows what only managed instances have."""
     for value, path, most in (
         (params.get("Timeout"), "timeout", limits.TIMEOUT_MAX_S),
-        (params.get("MemorySize"), "memorySize", limits.MEMORY_MAX_MIB),
+        (params.get("MemorySize"), "memorySize", memory_max_mib),
         (params.get("EphemeralStorage", {}).get("Size"), "ephemeralStorage.size", limits.TMP_MAX_MIB),
     ):
         if value is not None and value > most:
@@ -105,7 +105,6 @@ def refuse_unsupported(params: dict[str, Any]) -> None:
     present = (
         (params.get("FileSystemConfigs"), "FileSystemConfigs"),
         (params.get("DeadLetterConfig", {}).get("TargetArn"), "DeadLetterConfig"),
-        ("CapacityProviderConfig" in params, "CapacityProviderConfig"),
         ("DurableConfig" in params, "DurableConfig"),
         ("RuntimeConfig" in params, "RuntimeConfig"),
         ("AcceleratorConfig" in params, "AcceleratorConfig"),

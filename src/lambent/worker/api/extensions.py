@@ -130,12 +130,17 @@ class Extension:
 class Extensions:
     """All extensions of the environment of the moment. `owner` is called last in whatever this does."""
 
-    __slots__ = ("_around", "_by_identifier", "_by_name", "_expected", "_facts", "_owner", "_registered_told")
+    __slots__ = (
+        "_around", "_by_identifier", "_by_name", "_expected", "_facts", "_owner", "_registered_told",
+        "hears_invocations",
+    )  # fmt: skip
 
     def __init__(self, owner: ApiOwner, facts: ApiFacts, around: Surroundings) -> None:
         self._owner = owner
         self._facts = facts
         self._around = around
+        #: False in environments that serve several requests at once: INVOKE can not be subscribed to.
+        self.hears_invocations = True
         self.begin()
 
     def begin(self) -> None:
@@ -229,6 +234,9 @@ class Extensions:
         known = self._by_name.get(name)
         if known is not None:
             return known.refusal(Event.REGISTER)
+        if INVOKE in events and not self.hears_invocations:
+            message = "INVOKE event is not supported for Lambda Managed Instances functions"
+            return error_answer(403, "Extension.InvalidEventType", message)
         if not self._around.is_registration_open:
             return error_answer(403, "Extension.RegistrationClosed", "Extension registration closed already")
         if name not in self._expected:

@@ -27,15 +27,8 @@ class ApiFacts:
     account_id: str
 
 
-class ApiOwner(Protocol):
-    """The environment as its API sees it. All calls come on the event-loop thread, never from inside a command, and
-    when the API has done its own part: any command may be given from within them."""
-
-    def on_registered(self) -> None:
-        """All extensions that were expected have registered: the runtime process may be started."""
-
-    def on_settled(self) -> None:
-        """The runtime and every registered extension sit in `next`: Init, or the invocation, is over."""
+class AnswerOwner(Protocol):
+    """Who is told what the runtime answers to an invocation."""
 
     def on_response(self, payload: bytes, content_type: str) -> None:
         """The runtime's whole answer to the invocation of the moment, up to 6,291,556 bytes."""
@@ -55,6 +48,17 @@ class ApiOwner(Protocol):
         """The runtime reports that the handler failed. `error_type` is what telemetry shows; `body` goes to the caller.
         Also the platform's own: `Runtime.InvalidResponseModeHeader`, and `Runtime.TruncatedResponse` when the
         connection breaks off within a buffered answer."""
+
+
+class ApiOwner(AnswerOwner, Protocol):
+    """The environment as its API sees it. All calls come on the event-loop thread, never from inside a command, and
+    when the API has done its own part: any command may be given from within them."""
+
+    def on_registered(self) -> None:
+        """All extensions that were expected have registered: the runtime process may be started."""
+
+    def on_settled(self) -> None:
+        """The runtime and every registered extension sit in `next`: Init, or the invocation, is over."""
 
     def on_init_error(self, error_type: str, body: bytes) -> None: ...
 

@@ -38,7 +38,8 @@ class Api:
     """Implements EnvironmentApi."""
 
     __slots__ = (
-        "_admits", "_awaits_settled", "_body_bytes", "_connections", "_deferred", "_descriptor", "_extensions",
+        "_admits", "_awaits_settled", "_bodies_max_bytes", "_body_bytes", "_connections", "_connections_max",
+        "_deferred", "_descriptor", "_extensions",
         "_idle", "_in_init", "_listener", "_loop", "_owner", "_pausing", "_registration_open", "_routes", "_runtime",
         "_telemetry", "address", "closed",
     )  # fmt: skip
@@ -67,11 +68,12 @@ class Api:
         self.closed = False
         self._connections: dict[Connection, None] = {}  # in the order of their coming
         self._body_bytes = 0
+        self._connections_max, self._bodies_max_bytes = CONNECTIONS_MAX, BODIES_MAX_BYTES
         self._deferred: asyncio.Handle | None = None
         self._pausing: asyncio.TimerHandle | None = None
         self._registration_open = self._in_init = self._awaits_settled = True
         self._idle = False
-        runtime = self._runtime = Runtime(owner, self)
+        runtime = self._runtime = self._make_runtime(owner)
         extensions = self._extensions = Extensions(owner, facts, self)
         telemetry = self._telemetry = Telemetry(loop, owner, self, sandbox_address, port, may_deliver)
         # path -> method, what answers, bytes of the body that are kept
@@ -89,6 +91,9 @@ class Api:
             b"/2020-08-15/logs": (b"PUT", telemetry.subscribe_logs, BODY_MAX_BYTES),
         }
         loop.add_reader(self._descriptor, self._acceptable)
+
+    def _make_runtime(self, owner: ApiOwner) -> Runtime:
+        return Runtime(owner, self)
 
     # --- connections ------------------------------------------------------------------------------------
 
@@ -114,7 +119,7 @@ class Api:
         self._loop.add_reader(self._descriptor, self._acceptable)
 
     def _make_room(self) -> bool:
-        if len(self._connections) < CONNECTIONS_MAX:
+        if len(self._connections) < self._connections_max:
             return True
         for connection in self._connections:
             if not connection.is_client and not connection.is_busy:
@@ -143,7 +148,7 @@ class Api:
 
     def keep(self, byte_count: int) -> bool:
         """Connection's: may so many more bytes of unfinished bodies be kept?"""
-        if byte_count > 0 and self._body_bytes + byte_count > BODIES_MAX_BYTES:
+        if byte_count > 0 and self._body_bytes + byte_count > self._bodies_max_bytes:
             return False
         self._body_bytes += byte_count
         return True
