@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -247,6 +248,22 @@ def test_telemetry_of_everything(deploy: Deploy, layer: Layer) -> None:
     report = next(each["record"] for each in found if each["type"] == "platform.report")
     assert report["metrics"]["memorySizeMB"] == 128
     assert report["status"] == "success"
+
+
+def test_telemetry_is_not_delivered_to_others_on_the_host(server: Server, deploy: Deploy, layer: Layer) -> None:
+    """The server connects in the extension's name: only to what the environment's own processes listen on."""
+    if server.page("health")["sandbox"] != "namespace":
+        pytest.skip("only the namespace sandbox tells environments apart")
+    if server.page("health")["rootless"]:
+        pytest.skip("the test has the environment's user id without root")
+    with socket.create_server(("0.0.0.0", 0)) as somebody:
+        source = SUBSCRIBER.replace("sandbox.localdomain:4243", f"sandbox.localdomain:{somebody.getsockname()[1]}")
+        function = with_extension(deploy, [layer({"extensions/subscriber": source})])
+        function.call(0)
+        function.wait_log("subscription 200")
+        somebody.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            somebody.accept()
 
 
 def test_an_internal_extension(deploy: Deploy) -> None:

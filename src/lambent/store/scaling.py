@@ -122,11 +122,6 @@ class ScalingRows:
         for row in self._connection.execute(select(columns.document).where(where).order_by(columns.resource)):
             yield _TARGET.decode(row[0])
 
-    def all_targets(self) -> Iterator[TargetRecord]:
-        """Every target of every account."""
-        for row in self._connection.execute(select(SCALABLE_TARGETS.c.document)):
-            yield _TARGET.decode(row[0])
-
     # --- policies ----------------------------------------------------------------------------------------
 
     def save_policy(self, record: PolicyRecord) -> None:

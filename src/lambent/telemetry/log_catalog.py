@@ -150,10 +150,6 @@ class Group:
     def size_bytes(self) -> int:
         return sum(segment.size_bytes for segment in self.segments)
 
-    @property
-    def unsaved(self) -> bool:
-        return bool(self.metadata_changed or self.new_entries or self.seals)
-
     def add_stream(self, name: str, now_ms: int) -> Stream:
         """Make a stream that does not exist."""
         assert name not in self.streams

@@ -723,10 +723,6 @@ class Environment:
         if self._sandbox is not None:
             self._worker.freezer.thaw(self._sandbox)
 
-    @property
-    def is_frozen(self) -> bool:
-        return self._frozen
-
     # --- ending -----------------------------------------------------------------------------------------
 
     def reset(self) -> None:
